@@ -1,0 +1,80 @@
+"""What a provider can answer: values, never exceptions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class FailureKind(StrEnum):
+    """Why no answer, or no complete answer, came."""
+
+    CONNECT = "connect"  # refused, unreachable, name not resolved, TLS refused
+    CONNECT_TIMEOUT = "connect_timeout"
+    WRITE_TIMEOUT = "write_timeout"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    CUT = "cut"  # the connection ended before the answer did
+    PROTOCOL = "protocol"  # not HTTP/1.1, or beyond our limits
+    ABORTED = "aborted"  # we closed it: the client has gone
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """No answer. `detail` is safe to show: it names host and cause, never a credential."""
+
+    kind: FailureKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BodyEnd:
+    """The end of a body: complete when `failure` is None."""
+
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRequest:
+    """A request as it will go out. `path` is an absolute path with query; host, content-length and connection
+    headers are the client's business and must not be among `headers`."""
+
+    method: bytes
+    path: bytes
+    headers: Headers
+    body: bytes
+    first_byte_timeout: float
+    idle_timeout: float
+
+
+class Reply(Protocol):
+    """A provider's answer, its body still arriving."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers:
+        """As received, names in lower case."""
+        ...
+
+    async def read(self) -> bytes | BodyEnd:
+        """All bytes that have arrived since the last call, waiting for at least one; `BodyEnd` at the end, and for ever
+        after it. Not reading pushes back on the provider: at most 256 KiB wait here."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection now. A pending or later `read` returns `BodyEnd` with kind `aborted`. Harmless after the end."""
+        ...
+
+
+class Upstream(Protocol):
+    """One provider's base URL with its connection pool."""
+
+    async def open(self, request: OutboundRequest) -> Reply | Failure:
+        """Send the request, return when the answer's head has arrived. When cancelled, closes the connection."""
+        ...
+
+    async def aclose(self) -> None: ...
