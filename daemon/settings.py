@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROXY_", extra="forbid", frozen=True, case_sensitive=False)
 
     # Store
-    database_url: SecretStr | None = Field(None, description="postgresql+asyncpg://… ; unset: SQLite in the data directory")
+    database_url: SecretStr | None = Field(
+        None, description="postgresql+asyncpg://… ; unset: SQLite in the data directory"
+    )
     data_dir: Path | None = Field(None, description="where SQLite, the journal and generated secrets live")
 
     # Secrets
@@ -149,7 +151,9 @@ class Settings(BaseSettings):
         if argon and (int(argon[1]) < 19_456 or int(argon[2]) < 2):
             raise ValueError("argon2id parameters are too weak (expected m>=19456, t>=2)")
         if not (argon or _BCRYPT.fullmatch(text) or _SHA256_HEX.fullmatch(text)):
-            raise ValueError("expected an argon2id, bcrypt or SHA-256 hex hash; make one: proxyctl daemon hash-password")
+            raise ValueError(
+                "expected an argon2id, bcrypt or SHA-256 hex hash; make one: proxyctl daemon hash-password"
+            )
         return value
 
     @field_validator("budget_timezone")
@@ -161,7 +165,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _different_secrets(self) -> "Settings":
-        given = [s.get_secret_value() for s in (self.key_hasher_secret, self.jwt_secret, self.local_encryption_key) if s]
+        given = [
+            s.get_secret_value() for s in (self.key_hasher_secret, self.jwt_secret, self.local_encryption_key) if s
+        ]
         if len(given) != len(set(given)):
             raise ValueError("PROXY_KEY_HASHER_SECRET, PROXY_JWT_SECRET and PROXY_LOCAL_ENCRYPTION_KEY must differ")
         return self

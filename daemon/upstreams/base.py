@@ -66,7 +66,7 @@ class Reply(Protocol):
         ...
 
     def abort(self) -> None:
-        """Close the connection now. A pending or later `read` returns `BodyEnd` with kind `aborted`. Harmless after the end."""
+        """Close the connection now: `read` then returns `BodyEnd` with kind `aborted`. Harmless after the end."""
         ...
 
 
