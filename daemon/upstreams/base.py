@@ -1,6 +1,6 @@
 """What a provider can answer: values, never exceptions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -65,15 +65,38 @@ class Reply(Protocol):
         after it. Not reading pushes back on the provider: at most 256 KiB wait here."""
         ...
 
+
+class Abortable:
+    """Lets one task end what another one waits for, from before the answer's head until its last byte."""
+
+    __slots__ = ("_abort", "aborted")
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self._abort: Callable[[], None] | None = None
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether a request has been handed to a connection."""
+        return self._abort is not None
+
+    def attach(self, abort: Callable[[], None]) -> None:
+        """Name what `abort` has to call; called at once when the abort came first."""
+        self._abort = abort
+        if self.aborted:
+            abort()
+
     def abort(self) -> None:
-        """Close the connection now: `read` then returns `BodyEnd` with kind `aborted`. Harmless after the end."""
-        ...
+        """Close the connection now: whoever reads gets kind `aborted`. Harmless after the end."""
+        self.aborted = True
+        if self._abort is not None:
+            self._abort()
 
 
 class Upstream(Protocol):
     """One provider's base URL with its connection pool."""
 
-    async def open(self, request: OutboundRequest) -> Reply | Failure:
+    async def open(self, request: OutboundRequest, line: Abortable) -> Reply | Failure:
         """Send the request, return when the answer's head has arrived. When cancelled, closes the connection."""
         ...
 

@@ -7,11 +7,12 @@ small: write one request, parse one answer with httptools, push back when nobody
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import httptools
 
-from daemon.upstreams.base import BodyEnd, Failure, FailureKind, Headers, OutboundRequest
+from daemon.upstreams.base import Abortable, BodyEnd, Failure, FailureKind, Headers, OutboundRequest
 
 BUFFER_LIMIT = 256 * 1024
 HEAD_LIMIT = 64 * 1024
@@ -43,10 +44,6 @@ class StreamedReply:
             self._connection.resume()
         self._buffered = 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def abort(self) -> None:
-        if self._end is None and self._connection is not None:
-            self._connection.fail(Failure(FailureKind.ABORTED, "closed by the gateway"))
 
     def feed(self, data: bytes) -> bool:
         """Take bytes from the connection; True asks it to pause."""
@@ -85,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._until_close = False
         self._paused = False
+        self._serial = 0
         self._timer: asyncio.TimerHandle | None = None
         self._first_byte_timeout = 0.0
         self._idle_timeout = 0.0
@@ -100,9 +98,10 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, head: bytes, request: OutboundRequest) -> asyncio.Future[StreamedReply | Failure]:
+    def send(self, head: bytes, request: OutboundRequest, line: Abortable) -> asyncio.Future[StreamedReply | Failure]:
         """Write a request; the future resolves when the answer's head has arrived or will not."""
         assert self._transport is not None
+        self._serial += 1
         self._parser = httptools.HttpResponseParser(self)
         self._head = self._loop.create_future()
         self._headers, self._head_bytes, self._until_close, self.lost_unsent = [], 0, False, False
@@ -113,7 +112,9 @@ class Connection(asyncio.Protocol):
             self._started + min(WRITE_TIMEOUT, request.first_byte_timeout, request.idle_timeout), self._check_deadlines
         )
         self._transport.writelines((head, request.body))
-        return self._head
+        answer = self._head
+        line.attach(partial(self._abort, self._serial))
+        return answer
 
     def resume(self) -> None:
         if self._paused and self._transport is not None:
@@ -129,6 +130,11 @@ class Connection(asyncio.Protocol):
         self._resolve(failure)
         if transport is not None:
             transport.abort()
+
+    def _abort(self, serial: int) -> None:
+        """End request number `serial`, unless this connection already carries a later one or none."""
+        if serial == self._serial and self._parser is not None:
+            self.fail(Failure(FailureKind.ABORTED, "closed by the gateway"))
 
     def close(self) -> None:
         if self._transport is not None:

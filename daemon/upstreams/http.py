@@ -5,7 +5,7 @@ import ipaddress
 import ssl
 from urllib.parse import urlsplit
 
-from daemon.upstreams.base import Failure, FailureKind, OutboundRequest
+from daemon.upstreams.base import Abortable, Failure, FailureKind, OutboundRequest
 from daemon.upstreams.connection import Connection, StreamedReply
 
 MAX_IDLE = 256
@@ -27,7 +27,7 @@ class HttpUpstream:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
 
-    async def open(self, request: OutboundRequest) -> StreamedReply | Failure:
+    async def open(self, request: OutboundRequest, line: Abortable) -> StreamedReply | Failure:
         head = self._head(request)
         connection = self._kept()
         while True:
@@ -36,7 +36,7 @@ class HttpUpstream:
                 if isinstance(fresh, Failure):
                     return fresh
                 connection = fresh
-            answer = await self._exchange(connection, head, request)
+            answer = await self._exchange(connection, head, request, line)
             if isinstance(answer, Failure) and answer.kind is FailureKind.CUT and _dead_before_sent(connection):
                 connection = None  # the kept connection had died before our last byte: nobody has seen the request
                 continue
@@ -51,7 +51,7 @@ class HttpUpstream:
 
     async def _exchange(self, connection: Connection, head: bytes, request: OutboundRequest) -> StreamedReply | Failure:
         try:
-            return await connection.send(head, request)
+            return await connection.send(head, request, line)
         except asyncio.CancelledError:
             connection.fail(Failure(FailureKind.ABORTED, "closed by the gateway"))
             raise
