@@ -49,7 +49,9 @@ class HttpUpstream:
         self._idle.clear()
         await asyncio.sleep(0)
 
-    async def _exchange(self, connection: Connection, head: bytes, request: OutboundRequest) -> StreamedReply | Failure:
+    async def _exchange(
+        self, connection: Connection, head: bytes, request: OutboundRequest, line: Abortable
+    ) -> StreamedReply | Failure:
         try:
             return await connection.send(head, request, line)
         except asyncio.CancelledError:
