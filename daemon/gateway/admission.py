@@ -15,7 +15,9 @@ from daemon.services.directory import Principal
 CACHE_SIZE = 50_000
 NEGATIVE_SECONDS = 10.0
 _REFUSED = Denied(401, "authentication_error", "invalid access key", (NO_RETRY,))
-_CONFLICT = Denied(400, "invalid_request_error", "conflicting credentials: the request carries two different access keys")
+_CONFLICT = Denied(
+    400, "invalid_request_error", "conflicting credentials: the request carries two different access keys"
+)
 _UNKNOWABLE = Denied(
     503, "api_error", "the access key cannot be checked right now, try again shortly", ((b"retry-after", b"5"),)
 )
@@ -127,4 +129,3 @@ class Admission:
 
 class StoreAway(Exception):
     """The store cannot be asked, and the key is not known well enough to go on without it."""
-

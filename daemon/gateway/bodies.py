@@ -59,7 +59,9 @@ class BodyReader:
 def _refuse_coding(headers: Sequence[tuple[bytes, bytes]]) -> Denied | None:
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            return Denied(415, "invalid_request_error", "content-encoding: expected identity, the body is read as it is")
+            return Denied(
+                415, "invalid_request_error", "content-encoding: expected identity, the body is read as it is"
+            )
         if name == b"content-type":
             kind, _, parameters = value.lower().partition(b";")
             if kind.strip() not in (b"application/json", b"text/plain", b""):

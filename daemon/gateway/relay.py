@@ -50,9 +50,7 @@ def is_coded(reply: Reply) -> bool:
     return header(reply, b"content-encoding") not in (b"", b"identity")
 
 
-async def stream(
-    exchange: Exchange, reply: Reply, accounts: Accounts, send: Send, *, shared_credential: bool
-) -> None:
+async def stream(exchange: Exchange, reply: Reply, accounts: Accounts, send: Send, *, shared_credential: bool) -> None:
     """Relay an event stream as it arrives; the usage record is durable before the client gets `message_stop`."""
     meter = UsageMeter(stream=True)
     upstream_id = header(reply, b"request-id").decode("latin-1") or None
@@ -61,9 +59,7 @@ async def stream(
     async def settle(ended: Ended) -> None:
         nonlocal settled
         settled = True
-        await accounts.settle_answer(
-            exchange, meter, ended, status=reply.status, upstream_request_id=upstream_id
-        )
+        await accounts.settle_answer(exchange, meter, ended, status=reply.status, upstream_request_id=upstream_id)
 
     start = head(reply, exchange.request_id, shared_credential=shared_credential)
     await send({"type": "http.response.start", "status": reply.status, "headers": start})
@@ -91,9 +87,7 @@ async def stream(
     await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
-def _unfinished(
-    exchange: Exchange, failure: Failure | None, meter: UsageMeter, *, opaque: bool
-) -> tuple[Ended, bytes]:
+def _unfinished(exchange: Exchange, failure: Failure | None, meter: UsageMeter, *, opaque: bool) -> tuple[Ended, bytes]:
     """How a stream ended that never said `message_stop`, and what the client still gets."""
     if exchange.line.aborted:
         return Ended.CLIENT_LEFT, b""
@@ -108,9 +102,7 @@ def _unfinished(
     return Ended.UPSTREAM_CUT, event if meter.at_boundary else b"\n" + event
 
 
-async def whole(
-    exchange: Exchange, reply: Reply, accounts: Accounts, send: Send, *, shared_credential: bool
-) -> None:
+async def whole(exchange: Exchange, reply: Reply, accounts: Accounts, send: Send, *, shared_credential: bool) -> None:
     """Relay an answer that is one document, once it is complete and recorded."""
     body = await collect(reply, exchange.line)
     if isinstance(body, Failure):
@@ -140,7 +132,9 @@ async def whole(
     if denied:
         await send_denied(send, denied, exchange.request_id)
     else:
-        await send_whole(send, reply.status, head(reply, exchange.request_id, shared_credential=shared_credential), body)
+        await send_whole(
+            send, reply.status, head(reply, exchange.request_id, shared_credential=shared_credential), body
+        )
 
 
 async def fail(exchange: Exchange, failure: Failure, accounts: Accounts, send: Send) -> None:
