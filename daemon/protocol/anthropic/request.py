@@ -1,0 +1,94 @@
+"""What the gateway needs to know of a message request. The body itself stays bytes and is never re-modelled."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+MODEL_LIMIT = 256
+_DECIDING = ("model", "stream")
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFacts:
+    """The few fields that decide something here."""
+
+    model: str
+    stream: bool
+    max_tokens: int | None
+    session_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRequest:
+    """Why a body cannot be forwarded, naming the field and what was expected."""
+
+    message: str
+
+
+def inspect(body: bytes) -> MessageFacts | BadRequest:
+    """Read a request body. What does not decide anything here is for the provider to judge."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        return BadRequest(f"body must be one JSON object: {_shorten(str(error))}")
+    if not isinstance(document, dict):
+        return BadRequest(f"body must be one JSON object: got {_kind(document)}")
+    duplicate = _duplicate(body)
+    if duplicate:
+        return BadRequest(f"{duplicate}: given twice, expected once")
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        return BadRequest(f"model: expected a model id, got {_kind(model) if 'model' in document else 'nothing'}")
+    if len(model) > MODEL_LIMIT or not model.isprintable():
+        return BadRequest(f"model: expected at most {MODEL_LIMIT} printable characters")
+    max_tokens = document.get("max_tokens")
+    return MessageFacts(
+        model=model,
+        stream=document.get("stream") is True,
+        max_tokens=max_tokens if type(max_tokens) is int else None,
+        session_id=_session(document.get("metadata")),
+    )
+
+
+def _duplicate(body: bytes) -> str | None:
+    """The deciding key that stands twice at the top level: the provider might use the other one.
+
+    A key inside a JSON string has a backslash before its closing quote, so counting is exact enough to skip the slow
+    look for nearly all requests. A key written with escapes (`"mod\\u0065l"`) always takes it.
+    """
+    if body.count(b'"model"') + body.count(b'"stream"') <= 2 and b"\\u00" not in body:
+        counts = (body.count(b'"model"'), body.count(b'"stream"'))
+        if max(counts) <= 1:
+            return None
+    pairs: list[tuple[str, Any]] = []
+
+    def keep(found: list[tuple[str, Any]]) -> None:
+        nonlocal pairs
+        pairs = found  # the outermost object is finished last
+
+    json.loads(body, object_pairs_hook=keep)
+    names = [name for name, _ in pairs]
+    return next((name for name in _DECIDING if names.count(name) > 1), None)
+
+
+def _session(metadata: object) -> str | None:
+    """Claude Code writes a JSON object with `session_id` into `metadata.user_id`."""
+    user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
+    if not isinstance(user_id, str) or not user_id.startswith("{"):
+        return None
+    try:
+        session = orjson.loads(user_id).get("session_id")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    return session[:MODEL_LIMIT] if isinstance(session, str) and session.isprintable() else None
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number") if value != "" else "an empty string"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"
