@@ -1,0 +1,25 @@
+"""Signing in to the admin API."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from daemon.contract.common import Answer
+
+
+class AccessToken(Answer):
+    """A session of the admin, to be sent as `Authorization: Bearer`."""
+
+    access_token: str = Field(repr=False)
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the scheme's name, not a secret
+    expires_in: int
+    expires_at: datetime
+
+
+class Session(Answer):
+    """Who is signed in, and until when."""
+
+    username: str
+    role: Literal["admin"]
+    expires_at: datetime

@@ -1,0 +1,71 @@
+"""The directory: from the hash of an access key to the principal behind it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy import or_, select
+
+from daemon.store.engine import Store
+from daemon.store.filters import live
+from daemon.store.tables import access_keys, users
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a request belongs to. From `valid_until` on it is nobody's."""
+
+    user_id: UUID
+    user_name: str
+    access_key_id: UUID
+    access_key_name: str
+    strategy: str
+    valid_until: datetime | None
+
+
+class _KeyRow(Protocol):
+    """Columns that decide how long a hash is good for."""
+
+    key_hash: str
+    expires_at: datetime | None
+    previous_expires_at: datetime | None
+
+
+class Directory:
+    """Looks principals up in the store; keeps nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def lookup(self, key_hash: str, now: datetime) -> Principal | None:
+        """The principal of a live key of an active, live user, by its current hash or one that is in its grace."""
+        query = (
+            select(
+                access_keys.c.id,
+                access_keys.c.name,
+                access_keys.c.key_hash,
+                access_keys.c.expires_at,
+                access_keys.c.previous_expires_at,
+                users.c.id.label("user_id"),
+                users.c.name.label("user_name"),
+                users.c.routing_strategy,
+            )
+            .join(users, users.c.id == access_keys.c.user_id)
+            .where(or_(access_keys.c.key_hash == key_hash, access_keys.c.previous_key_hash == key_hash))
+            .where(live(access_keys), live(users), users.c.is_active)
+        )
+        async with self._store.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            return None
+        valid_until = _valid_until(row, key_hash)
+        if valid_until is not None and valid_until <= now:
+            return None
+        return Principal(row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until)
+
+
+def _valid_until(row: _KeyRow, key_hash: str) -> datetime | None:
+    """When this hash stops working: at the key's own expiry, or earlier at the end of the grace of a replaced one."""
+    ends = [row.expires_at] if row.key_hash == key_hash else [row.expires_at, row.previous_expires_at]
+    return min((end for end in ends if end is not None), default=None)
