@@ -1,0 +1,85 @@
+"""Schema migrations, run by Alembic and configured in code: no ini file, the same in a checkout and a wheel.
+
+All functions are synchronous and may take seconds: call them in a thread or before the loop runs.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from daemon.resources import migrations_path
+from daemon.store.tables import metadata
+
+T = TypeVar("T")
+
+ADVISORY_LOCK = 7_221_942_044  # any number, the same for all migrators
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the schema to `revision`. A second migrator waits for the first one."""
+    command.upgrade(_config(url), revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    command.downgrade(_config(url), revision)
+
+
+def sql(url: str, revision: str = "head") -> None:
+    """Print the statements of an upgrade from nothing instead of running them."""
+    command.upgrade(_config(url), revision, sql=True)
+
+
+def current(url: str) -> str | None:
+    """The revision of the database, None when it has no schema yet."""
+    return run_with_connection(url, lambda connection: MigrationContext.configure(connection).get_current_revision())
+
+
+def head() -> str:
+    """The revision this version of the code needs."""
+    revision = ScriptDirectory(str(migrations_path())).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def pending(url: str) -> bool:
+    return current(url) != head()
+
+
+def drift(url: str) -> list[str]:
+    """Differences between the database and the tables in code; empty when they agree."""
+
+    def differences(connection: Connection) -> list[str]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return [str(difference) for difference in compare_metadata(context, metadata)]
+
+    return run_with_connection(url, differences)
+
+
+def run_with_connection(url: str, use: Callable[[Connection], T]) -> T:
+    """Call `use` with a connection, in a loop of its own: the asynchronous drivers are the ones that are installed."""
+
+    async def run() -> T:
+        engine = create_async_engine(url, poolclass=NullPool)
+        try:
+            async with engine.connect() as connection:
+                return await connection.run_sync(use)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
+    config.attributes["url"] = url
+    return config
