@@ -23,4 +23,4 @@ async def bump(connection: AsyncConnection, name: str, now: datetime) -> None:
 async def read_all(connection: AsyncConnection) -> dict[str, int]:
     """All counters by name."""
     rows = await connection.execute(select(settings_epoch.c.name, settings_epoch.c.epoch))
-    return {name: epoch for name, epoch in rows}
+    return {name: int(epoch) for name, epoch in rows}

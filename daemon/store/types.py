@@ -13,7 +13,7 @@ JsonDocument = JSON().with_variant(JSONB(), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware instant in UTC. SQLite forgets zones, so they are taken off on the way in and put back on the way out."""
+    """An aware instant in UTC. SQLite forgets zones: they come off on the way in and are put back on the way out."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

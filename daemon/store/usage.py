@@ -20,7 +20,6 @@ from daemon.store.tables import access_keys, token_usage, usage_aggregates, user
 
 GroupBy = Literal["user", "model", "provider", "key", "day", "hour"]
 _NANO = Decimal(10) ** 9
-_INSERT_ROWS = 300  # SQLite binds at most 32,766 values in a statement; a row has about sixty
 SUMS = (
     "input_tokens",
     "output_tokens",
@@ -58,10 +57,10 @@ async def append(
     known_keys = await _existing(connection, access_keys, {record.access_key_id for record in unique})
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     inserted: set[str] = set()
-    for start in range(0, len(unique), _INSERT_ROWS):
-        rows = [_row(record, known_users, known_keys) for record in unique[start : start + _INSERT_ROWS]]
-        statement = insert(token_usage).values(rows).on_conflict_do_nothing(index_elements=["request_id"])
-        inserted.update((await connection.scalars(statement.returning(token_usage.c.request_id))).all())
+    if unique:
+        rows = [_row(record, known_users, known_keys) for record in unique]
+        statement = insert(token_usage).on_conflict_do_nothing(index_elements=["request_id"])
+        inserted.update((await connection.scalars(statement.returning(token_usage.c.request_id), rows)).all())
     fresh = [record for record in unique if record.request_id in inserted]
     if fresh:
         await _roll_up(connection, fresh, day_of)
