@@ -1,0 +1,182 @@
+"""The ledger's writer: every record is in the journal before the client sees the end, and in the store soon after."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from daemon.core.record import UsageRecord, decode, encode
+from daemon.gateway.journal import Journal, JournalError
+from daemon.observability.tasks import spawn
+from daemon.store import usage
+from daemon.store.engine import OUTAGES, Store
+
+log = structlog.get_logger()
+
+BATCH = 500
+GATHER_SECONDS = 0.02  # a moment for more records to arrive, so that a batch is one transaction
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 10.0
+
+
+class LedgerUnavailable(Exception):
+    """Neither journal nor store took the record: the exchange must not be called finished."""
+
+
+class _Pending:
+    """A record on its way to the store, and the journal segment that keeps it until then."""
+
+    __slots__ = ("committed", "record", "segment")
+
+    def __init__(self, record: UsageRecord, segment: Path | None) -> None:
+        self.record = record
+        self.segment = segment
+        self.committed: asyncio.Future[None] | None = None
+
+
+class Ledger:
+    """Takes usage records; `start` replays what an earlier process left behind."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        *,
+        day_of: Callable[[datetime], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        unjournaled_seconds: float = 5.0,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._day_of = day_of
+        self._sleep = sleep
+        self._unjournaled_seconds = unjournaled_seconds
+        self._queue: deque[_Pending] = deque()
+        self._held: dict[Path, int] = {}  # records per segment that are not in the store yet
+        self._arrived = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._writer: asyncio.Task[None] | None = None
+        self.written = 0
+        self.failures = 0
+
+    @property
+    def pending(self) -> int:
+        """Records that are not in the store yet."""
+        return len(self._queue)
+
+    async def start(self) -> None:
+        """Replay the journal into the queue and start writing. With the store away, replaying goes on behind."""
+        for segment in self._journal.read_old():
+            for damage in segment.damage:
+                log.error("journal damaged", segment=segment.path.name, offset=damage.offset, bytes=len(damage.data))
+                self._journal.set_aside(segment.path, damage)
+            for payload in segment.payloads:
+                try:
+                    self._enqueue(_Pending(decode(payload), segment.path))
+                except ValueError as error:
+                    log.error("journal record unreadable", segment=segment.path.name, reason=str(error))
+            if segment.path not in self._held:
+                self._journal.discard(segment.path)
+        replayed = self.pending
+        self._writer = spawn(self._write(), name="ledger writer")
+        if replayed:
+            log.info("journal replayed", records=replayed)
+
+    async def settle(self, record: UsageRecord) -> None:
+        """Make a record durable. Does not wait for the store, unless the journal cannot be written.
+
+        Raises:
+            LedgerUnavailable: it is durable nowhere.
+        """
+        try:
+            self._enqueue(_Pending(record, self._journal.append(encode(record))))
+        except JournalError as error:
+            log.error("journal write failed", reason=str(error))
+            await self._settle_in_store(record)
+
+    async def flush(self) -> None:
+        """Wait until everything settled so far is in the store."""
+        await self._drained.wait()
+
+    async def aclose(self, *, patience: float = 10.0) -> None:
+        """Flush for at most `patience` seconds, then stop; what is left stays in the journal for the next start."""
+        try:
+            async with asyncio.timeout(patience):
+                await self.flush()
+        except TimeoutError:
+            log.warning("ledger not drained", pending=self.pending)
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+        self._journal.close()
+
+    async def _settle_in_store(self, record: UsageRecord) -> None:
+        pending = _Pending(record, None)
+        pending.committed = asyncio.get_running_loop().create_future()
+        self._enqueue(pending)
+        try:
+            async with asyncio.timeout(self._unjournaled_seconds):
+                await asyncio.shield(pending.committed)
+        except TimeoutError as error:
+            raise LedgerUnavailable from error
+
+    def _enqueue(self, pending: _Pending) -> None:
+        if pending.segment is not None:
+            self._held[pending.segment] = self._held.get(pending.segment, 0) + 1
+        self._queue.append(pending)
+        self._drained.clear()
+        self._arrived.set()
+
+    async def _write(self) -> None:
+        backoff = FIRST_BACKOFF
+        while True:
+            await self._arrived.wait()
+            await self._sleep(GATHER_SECONDS)
+            batch = [self._queue[i] for i in range(min(BATCH, len(self._queue)))]
+            try:
+                await self._append([pending.record for pending in batch])
+            except OUTAGES as error:
+                self.failures += 1
+                log.warning("ledger write failed", reason=type(error).__name__, pending=self.pending, retry_in=backoff)
+                await self._sleep(backoff)
+                backoff = min(backoff * 2, LONGEST_BACKOFF)
+                continue
+            except DBAPIError:
+                await self._append_one_by_one(batch)
+            backoff = FIRST_BACKOFF
+            self._committed(batch)
+
+    async def _append(self, records: list[UsageRecord]) -> None:
+        async with self._store.write() as connection:
+            self.written += await usage.append(connection, records, day_of=self._day_of)
+
+    async def _append_one_by_one(self, batch: list[_Pending]) -> None:
+        """The store refused the batch: find the record it refuses, keep that one for a person, let the others in."""
+        for pending in batch:
+            try:
+                await self._append([pending.record])
+            except DBAPIError as error:
+                self.failures += 1
+                log.error(
+                    "usage record refused", request_id=pending.record.request_id, reason=type(error.orig).__name__
+                )
+                self._journal.reject(pending.record.request_id, encode(pending.record))
+
+    def _committed(self, batch: list[_Pending]) -> None:
+        for pending in batch:
+            self._queue.popleft()
+            if pending.committed is not None and not pending.committed.done():
+                pending.committed.set_result(None)
+            if pending.segment is not None:
+                self._held[pending.segment] -= 1
+                if not self._held[pending.segment]:
+                    del self._held[pending.segment]
+                    if pending.segment != self._journal.path or not self._queue:
+                        self._journal.discard(pending.segment)
+        if not self._queue:
+            self._arrived.clear()
+            self._drained.set()
