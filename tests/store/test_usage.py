@@ -1,0 +1,181 @@
+"""The ledger and its rollups, on both stores."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import delete, insert, select, text
+from sqlalchemy.exc import IntegrityError
+
+from daemon.core.periods import day_start
+from daemon.core.record import Ended
+from daemon.store import migrate, usage
+from daemon.store.engine import Store
+from daemon.store.filters import live
+from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
+from tests.factories import usage_record
+
+SEOUL = ZoneInfo("Asia/Seoul")
+NOON = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+FOREVER = {"since": datetime(2020, 1, 1, tzinfo=UTC), "until": datetime(2040, 1, 1, tzinfo=UTC)}
+
+
+async def append(store: Store, records: Sequence[usage.UsageRecord]) -> int:
+    async with store.write() as connection:
+        return await usage.append(connection, records, day_of=lambda instant: day_start(instant, SEOUL))
+
+
+async def create_key(store: Store, *, user_name: str = "alice", key_name: str = "laptop") -> tuple[UUID, UUID]:
+    user, key = uuid4(), uuid4()
+    stamps = {"created_at": NOON, "updated_at": NOON}
+    async with store.write() as connection:
+        await connection.execute(insert(users).values(id=user, name=user_name, **stamps))
+        await connection.execute(
+            insert(access_keys).values(
+                id=key, user_id=user, name=key_name, key_hash=key.hex * 2, key_prefix="ak_abcd", **stamps
+            )
+        )
+    return user, key
+
+
+async def test_a_record_goes_in_once_whatever_is_replayed(store: Store) -> None:
+    records = [usage_record(request_id=f"req_{n}") for n in range(5)]
+    assert await append(store, records) == 5
+    assert await append(store, [*records, *records, usage_record(request_id="req_new")]) == 1
+    async with store.read() as connection:
+        [totals] = await usage.totals(connection, **FOREVER)
+        assert totals["requests"] == 6
+        assert len(await usage.records(connection, limit=100)) == 6
+
+
+async def test_the_rollups_are_the_sum_of_the_ledger(store: Store) -> None:
+    records = [
+        usage_record(request_id=f"req_{n}", admitted_at=NOON + timedelta(hours=n * 5), model_served=f"model-{n % 3}")
+        for n in range(40)
+    ]
+    await append(store, records[:17])
+    await append(store, records[17:])
+    async with store.read() as connection:
+        for bucket in ("hour", "day"):
+            for name in usage.SUMS:
+                ledger = await connection.scalar(select(usage.func.sum(token_usage.c[name])))
+                rollup = await connection.scalar(
+                    select(usage.func.sum(usage_aggregates.c[name])).where(usage_aggregates.c.bucket == bucket)
+                )
+                assert int(ledger) == int(rollup) == sum(getattr_path(record, name) for record in records)
+
+
+def getattr_path(record: usage.UsageRecord, name: str) -> int:
+    return usage._sums(record)[name]
+
+
+async def test_a_day_begins_in_the_zone_of_the_budget(store: Store) -> None:
+    before, after = (datetime(2026, 3, 1, hour, tzinfo=UTC) for hour in (14, 15))  # midnight in Seoul is 15:00 UTC
+    await append(store, [usage_record(request_id="req_1", admitted_at=before)])
+    await append(store, [usage_record(request_id="req_2", admitted_at=after)])
+    async with store.read() as connection:
+        days = await usage.totals(connection, group_by="day", **FOREVER)
+    assert [(row["group"], row["requests"]) for row in days] == [
+        (datetime(2026, 2, 28, 15, tzinfo=UTC), 1),
+        (datetime(2026, 3, 1, 15, tzinfo=UTC), 1),
+    ]
+
+
+async def test_money_is_exact(store: Store) -> None:
+    huge = usage_record(request_id="req_1")
+    huge = replace(huge, cost=replace(huge.cost, input_nano=123_456_789_012_345, output_nano=1))
+    await append(store, [huge, usage_record(request_id="req_2")])
+    async with store.read() as connection:
+        row = (await usage.records(connection, limit=1, request_id="req_1"))[0]
+        assert row["input_cost_nano_usd"] == 123_456_789_012_345
+        small = (await usage.records(connection, limit=1, request_id="req_2"))[0]
+        assert small["input_cost_usd"] == Decimal(small["input_cost_nano_usd"]) / 10**9
+
+
+async def test_records_come_newest_first_and_page_by_id(store: Store) -> None:
+    await append(store, [usage_record(request_id=f"req_{n}") for n in range(5)])
+    async with store.read() as connection:
+        first = await usage.records(connection, limit=2)
+        second = await usage.records(connection, limit=2, before_id=first[-1]["id"])
+    assert [row["id"] for row in [*first, *second]] == [5, 4, 3, 2]
+
+
+async def test_errors_can_be_listed_alone(store: Store) -> None:
+    await append(
+        store, [usage_record(request_id="req_1"), usage_record(request_id="req_2", ended=Ended.ERROR, status=529)]
+    )
+    async with store.read() as connection:
+        assert [row["request_id"] for row in await usage.records(connection, limit=9, errors_only=True)] == ["req_2"]
+        [totals] = await usage.totals(connection, **FOREVER)
+        assert (totals["requests"], totals["errors"]) == (2, 1)
+
+
+async def test_a_key_remembers_when_it_was_last_used(store: Store) -> None:
+    user, key = await create_key(store)
+    record = usage_record(request_id="req_1", user_id=user, access_key_id=key)
+    await append(store, [record])
+    async with store.read() as connection:
+        assert await connection.scalar(select(access_keys.c.last_used_at)) == record.finished_at
+
+
+async def test_spending_is_that_of_one_user_and_period(store: Store) -> None:
+    mine, other = uuid4(), uuid4()
+    await append(
+        store, [usage_record(request_id="req_1", user_id=mine), usage_record(request_id="req_2", user_id=other)]
+    )
+    async with store.read() as connection:
+        assert await usage.spent(connection, user_id=mine, **FOREVER) == usage_record().cost.total_nano
+        assert await usage.spent(connection, user_id=uuid4(), **FOREVER) == 0
+
+
+async def test_deleting_a_user_takes_its_keys_and_keeps_its_usage(store: Store) -> None:
+    user, key = await create_key(store)
+    await append(store, [usage_record(request_id="req_1", user_id=user, access_key_id=key)])
+    async with store.write() as connection:
+        await connection.execute(delete(users).where(users.c.id == user))
+    async with store.read() as connection:
+        assert (await connection.execute(select(access_keys))).all() == []
+        row = (await usage.records(connection, limit=1))[0]
+        assert (row["user_id"], row["access_key_id"]) == (None, None)
+
+
+async def test_a_live_name_is_unique_and_a_deleted_one_is_free(store: Store) -> None:
+    user, _ = await create_key(store)
+    with pytest.raises(IntegrityError):
+        await create_key(store)
+    async with store.write() as connection:
+        await connection.execute(users.update().where(users.c.id == user).values(deleted_at=NOON))
+    again, _ = await create_key(store)
+    async with store.read() as connection:
+        assert (await connection.scalars(select(users.c.id).where(live(users)))).all() == [again]
+
+
+async def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
+    with pytest.raises(RuntimeError):
+        async with store.write() as connection:
+            await usage.append(connection, [usage_record()], day_of=lambda instant: day_start(instant, SEOUL))
+            raise RuntimeError
+    async with store.read() as connection:
+        assert await usage.records(connection, limit=9) == []
+
+
+async def test_operators_have_two_views(store: Store) -> None:
+    await append(store, [usage_record(request_id="req_1")])
+    async with store.read() as connection:
+        row = (await connection.execute(text("SELECT * FROM v_ledger"))).mappings().one()
+        assert row["request_id"] == "req_1"
+        assert (await connection.execute(text("SELECT * FROM v_budget"))).all() == []
+
+
+def test_the_schema_is_what_the_code_says_and_goes_down_again(database_url: str) -> None:
+    assert migrate.current(database_url) == migrate.head()
+    assert not migrate.pending(database_url)
+    assert migrate.drift(database_url) == []
+    migrate.downgrade(database_url, "base")
+    assert migrate.current(database_url) is None
+    migrate.upgrade(database_url)
+    assert migrate.drift(database_url) == []
