@@ -88,7 +88,9 @@ async def stream(exchange: Exchange, reply: Reply, accounts: Accounts, send: Sen
 
 
 def _unfinished(exchange: Exchange, failure: Failure | None, meter: UsageMeter, *, opaque: bool) -> tuple[Ended, bytes]:
-    """How a stream ended that never said `message_stop`, and what the client still gets."""
+    """How a stream ended without a complete `message_stop` event, and what the client still gets."""
+    if meter.stopped:  # it did say so, only the blank line after it was missing
+        return Ended.FINISHED, b""
     if exchange.line.aborted:
         return Ended.CLIENT_LEFT, b""
     if opaque:
