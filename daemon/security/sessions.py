@@ -1,0 +1,71 @@
+"""Sessions of the admin: signed tokens that expire, and that an epoch in the store ends early."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import jwt
+
+LIFETIME_SECONDS = 1800
+_ALGORITHM = "HS256"
+_ISSUER = "proxyctl"
+_AUDIENCE = "proxyctl-admin"
+_REQUIRED = ["sub", "iss", "aud", "exp", "nbf", "jti", "epoch"]
+_LONGEST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a session says. It holds while `epoch` is the store's."""
+
+    username: str
+    session_id: str
+    epoch: int
+    expires_at: datetime
+
+
+def issue(
+    username: str,
+    *,
+    secret: bytes,
+    now: datetime,
+    epoch: int,
+    token_bytes: Callable[[int], bytes],
+    ttl: int = LIFETIME_SECONDS,
+) -> str:
+    """A token for `username` that is good for `ttl` seconds."""
+    claims = {
+        "sub": username,
+        "iss": _ISSUER,
+        "aud": _AUDIENCE,
+        "nbf": int(now.timestamp()),
+        "exp": int((now + timedelta(seconds=ttl)).timestamp()),
+        "jti": token_bytes(16).hex(),
+        "epoch": epoch,
+    }
+    return jwt.encode(claims, secret, algorithm=_ALGORITHM)
+
+
+def verify(token: str, *, secret: bytes, now: datetime) -> Claims | None:
+    """The claims of a token we signed that is good at `now`; None for everything else. The caller compares the epoch."""
+    if len(token) > _LONGEST:
+        return None
+    try:
+        payload = jwt.decode(
+            token,
+            secret,
+            algorithms=[_ALGORITHM],
+            issuer=_ISSUER,
+            audience=_AUDIENCE,
+            # the library would ask the machine's clock; ours is an argument, see below
+            options={"require": _REQUIRED, "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+        )
+    except (jwt.InvalidTokenError, ValueError):
+        return None
+    username, session_id = payload["sub"], payload["jti"]
+    starts, ends, epoch = payload["nbf"], payload["exp"], payload["epoch"]
+    if not (isinstance(username, str) and isinstance(session_id, str)):
+        return None
+    if not all(type(number) is int for number in (starts, ends, epoch)) or not starts <= now.timestamp() < ends:
+        return None
+    return Claims(username, session_id, epoch, datetime.fromtimestamp(ends, UTC))

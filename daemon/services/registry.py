@@ -1,0 +1,67 @@
+"""All services of the control plane, built together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from daemon.services.access_keys import AccessKeys
+from daemon.services.audit import Audit
+from daemon.services.directory import Directory
+from daemon.services.sign_in import SignIn
+from daemon.services.system import System
+from daemon.services.usage import Usage
+from daemon.services.users import Users
+from daemon.store.engine import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the admin API is made of."""
+
+    users: Users
+    access_keys: AccessKeys
+    usage: Usage
+    sign_in: SignIn
+    audit: Audit
+    system: System
+    directory: Directory
+    now: Callable[[], datetime]
+    token_bytes: Callable[[int], bytes]
+
+
+def build_services(
+    store: Store,
+    *,
+    hasher_secret: bytes,
+    jwt_secret: bytes,
+    admin_username: str,
+    admin_password_hash: str,
+    zone: ZoneInfo,
+    now: Callable[[], datetime],
+    token_bytes: Callable[[int], bytes],
+    version: str,
+    on_access_change: Callable[[], None],
+    system_facts: Callable[[], dict[str, object]],
+) -> Services:
+    """Services on one store. `on_access_change` runs after each commit that may change who is admitted."""
+    return Services(
+        users=Users(store, now=now, token_bytes=token_bytes, on_access_change=on_access_change),
+        access_keys=AccessKeys(
+            store, hasher_secret=hasher_secret, now=now, token_bytes=token_bytes, on_access_change=on_access_change
+        ),
+        usage=Usage(store, zone=zone, now=now),
+        sign_in=SignIn(
+            store,
+            jwt_secret=jwt_secret,
+            username=admin_username,
+            password_hash=admin_password_hash,
+            now=now,
+            token_bytes=token_bytes,
+        ),
+        audit=Audit(store),
+        system=System(store, version=version, now=now, facts=system_facts),
+        directory=Directory(store),
+        now=now,
+        token_bytes=token_bytes,
+    )
