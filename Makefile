@@ -1,0 +1,52 @@
+# Verbs for people and CI. Each creates what it needs; the virtual environment of all of them is .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+
+.PHONY: help setup run demo test check e2e drill bench clean
+
+help: ## list the verbs
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(VENV)/.ready ## create .venv with everything that is needed to run and test
+
+$(VENV)/.ready: pyproject.toml requirements.lock setup.sh
+	@./setup.sh $(VENV)
+	@touch $@
+
+run: setup ## start the daemon on SQLite (PORT=8000)
+	@$(BIN)/proxyctl serve --port $(PORT)
+
+demo: setup ## daemon, simulated provider, a key, one streamed request (ONCE=1 ends after it)
+	@$(BIN)/proxyctl demo $(if $(ONCE),--once)
+
+test: setup ## all tests but the ones that drive external programs
+	@rm -f .coverage .coverage.*
+	@$(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=80 -m "not e2e"
+
+check: setup ## lint, format, types, import rules, schemas
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+e2e: setup tests/e2e/node_modules/.ready ## the real Claude Code through the daemon
+	@$(BIN)/pytest -m e2e tests/e2e
+
+tests/e2e/node_modules/.ready: tests/e2e/package-lock.json
+	@command -v npm >/dev/null || { echo "e2e needs npm: apt-get install npm"; exit 1; }
+	@cd tests/e2e && npm ci --no-audit --no-fund
+	@touch $@
+
+drill: setup ## kill the daemon under load, many times (CYCLES=200)
+	@DRILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -m drill tests/drill
+
+bench: setup ## figures against nginx on loopback (QUICK=1 for a short run)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+clean: ## remove what the verbs made
+	@rm -rf $(VENV) tests/e2e/node_modules .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
