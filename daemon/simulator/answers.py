@@ -1,0 +1,104 @@
+"""A Messages API answer, as one document and as events with the same content."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from daemon.simulator.script import Step
+
+_numbers = itertools.count(1)
+
+
+def message(step: Step, request: Mapping[str, Any], prompt_bytes: int) -> dict[str, Any]:
+    """A complete message. Counts follow the sizes of prompt and answer unless the step says them."""
+    number = next(_numbers)
+    content: list[dict[str, Any]] = []
+    if step.thinking is not None:
+        content.append({"type": "thinking", "thinking": step.thinking, "signature": f"sig-{number}"})
+    if step.text:
+        content.append({"type": "text", "text": step.text})
+    content += [
+        {"type": "tool_use", "id": f"toolu_sim_{number}_{index}", "name": tool.name, "input": dict(tool.input)}
+        for index, tool in enumerate(step.tool_uses)
+    ]
+    return {
+        "id": f"msg_sim_{number:08d}",
+        "type": "message",
+        "role": "assistant",
+        "model": step.model or request.get("model"),
+        "content": content,
+        "stop_reason": "tool_use" if step.tool_uses else "end_turn",
+        "stop_sequence": None,
+        "usage": _usage(step, content, prompt_bytes),
+    }
+
+
+def _usage(step: Step, content: list[dict[str, Any]], prompt_bytes: int) -> dict[str, Any]:
+    given = dict(step.usage)
+    five, hour = given.get("cache_write_5m", 0), given.get("cache_write_1h", 0)
+    usage = {
+        "input_tokens": given.get("input", max(1, prompt_bytes // 4)),
+        "output_tokens": given.get("output", max(1, len(json.dumps(content)) // 4)),
+        "cache_creation_input_tokens": five + hour,
+        "cache_read_input_tokens": given.get("cache_read", 0),
+        "cache_creation": {"ephemeral_5m_input_tokens": five, "ephemeral_1h_input_tokens": hour},
+        "service_tier": "standard",
+    }
+    if "thinking" in given:
+        usage["output_tokens_details"] = {"thinking_tokens": given["thinking"]}
+    return usage
+
+
+def events(whole: Mapping[str, Any]) -> Iterator[bytes]:
+    """The message as server-sent events, in the order and shape the API uses."""
+    usage = whole["usage"]
+    start = {name: value for name, value in usage.items() if name != "output_tokens_details"}
+    opening = dict(whole) | {"content": [], "stop_reason": None, "usage": start | {"output_tokens": 1}}
+    yield event("message_start", message=opening)
+    yield event("ping")
+    for index, block in enumerate(whole["content"]):
+        yield event("content_block_start", index=index, content_block=_opened(block))
+        for delta in _deltas(block):
+            yield event("content_block_delta", index=index, delta=delta)
+        yield event("content_block_stop", index=index)
+    closing = {name: usage[name] for name in usage if name in ("output_tokens", "output_tokens_details")}
+    yield event("message_delta", delta={"stop_reason": whole["stop_reason"], "stop_sequence": None}, usage=closing)
+    yield event("message_stop")
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind} | fields, separators=(',', ':'))}\n\n".encode()
+
+
+def error(kind: str, text: str, request_id: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
+
+
+def _opened(block: Mapping[str, Any]) -> dict[str, Any]:
+    match block["type"]:
+        case "thinking":
+            return {"type": "thinking", "thinking": "", "signature": ""}
+        case "tool_use":
+            return dict(block) | {"input": {}}
+        case _:
+            return {"type": "text", "text": ""}
+
+
+def _deltas(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    match block["type"]:
+        case "thinking":
+            for piece in _pieces(block["thinking"]):
+                yield {"type": "thinking_delta", "thinking": piece}
+            yield {"type": "signature_delta", "signature": block["signature"]}
+        case "tool_use":
+            for piece in _pieces(json.dumps(block["input"])):
+                yield {"type": "input_json_delta", "partial_json": piece}
+        case _:
+            for piece in _pieces(block["text"]):
+                yield {"type": "text_delta", "text": piece}
+
+
+def _pieces(text: str, size: int = 12) -> Iterator[str]:
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
