@@ -12,7 +12,7 @@ class ModelPrice(Answer):
     input_price_per_million: str
     output_price_per_million: str
     cache_write_5m_price_per_million: str
-    cache_write_1h_price_per_million: str
+    cache_write_1h_price_per_million: str | None
     cache_read_price_per_million: str
     effective_date: str
 

@@ -20,7 +20,7 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(password: str, stored: str) -> bool:
-    """Whether `password` is the one of `stored` (argon2id, bcrypt or SHA-256 hex). Slow on purpose: run it in a thread."""
+    """Whether `password` is the one of `stored` (argon2id, bcrypt, SHA-256 hex). Slow on purpose: use a thread."""
     if _SHA256_HEX.fullmatch(stored):
         digest = hashlib.sha256(password.encode(errors="surrogatepass")).hexdigest()
         return hmac.compare_digest(digest, stored.lower())

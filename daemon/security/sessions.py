@@ -47,7 +47,7 @@ def issue(
 
 
 def verify(token: str, *, secret: bytes, now: datetime) -> Claims | None:
-    """The claims of a token we signed that is good at `now`; None for everything else. The caller compares the epoch."""
+    """The claims of a token that we signed and that is good at `now`, or None. The caller compares the epoch."""
     if len(token) > _LONGEST:
         return None
     try:

@@ -61,3 +61,10 @@ class Unavailable(ServiceError):
 
     type = "unavailable"
     status = 503
+
+
+class TooLarge(ServiceError):
+    """The request is larger than any the admin API needs."""
+
+    type = "too_large"
+    status = 413

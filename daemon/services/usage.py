@@ -137,7 +137,7 @@ class Usage:
             # deleted ones too: a report about last month names who has left since
             ids = [row["group"] for row in rows]
             known = await connection.execute(select(table.c.id, table.c.name).where(table.c.id.in_(ids)))
-            names = {identity: name for identity, name in known}
+            names = {row.id: row.name for row in known}
         return [
             UsageGroup(group=_label(row["group"]), name=names.get(row["group"]), **_figures(_numbers(row)).model_dump())
             for row in rows

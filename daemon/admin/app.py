@@ -1,0 +1,36 @@
+"""The admin API as one ASGI application."""
+
+import ipaddress
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from daemon.admin import access_keys, auth, system, usage, users
+from daemon.admin.answers import on_http_error, on_invalid
+from daemon.admin.edge import Edge, Guard
+from daemon.core.pricing import PriceSheet
+from daemon.services.ids import uuid7
+from daemon.services.registry import Services
+
+
+def build_admin_app(services: Services, *, sheet: Callable[[], PriceSheet], trusted_proxies: str = "") -> FastAPI:
+    """The admin API. `trusted_proxies`: addresses and networks whose X-Forwarded-For is believed, comma separated."""
+    app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.services = services
+    app.state.sheet = sheet
+    for module in (auth, users, access_keys, usage, system):
+        app.include_router(module.router)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    # the last one added is the outermost
+    app.add_middleware(Guard, router=app.router, sign_in=services.sign_in)
+    app.add_middleware(
+        Edge,
+        new_request_id=lambda: f"req_{uuid7(services.now(), services.token_bytes).hex}",
+        trusted=[
+            ipaddress.ip_network(part.strip(), strict=False) for part in trusted_proxies.split(",") if part.strip()
+        ],
+    )
+    return app

@@ -1,0 +1,46 @@
+"""What the routers take from a request."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Query, Request
+
+from daemon.contract.common import Instant
+from daemon.contract.usage import Period
+from daemon.services.audit import Actor
+from daemon.services.registry import Services
+from daemon.services.usage import Span
+
+_STALE = -1
+
+
+def _services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+def _actor(request: Request) -> Actor:
+    actor = request.state.actor
+    assert isinstance(actor, Actor)
+    return actor
+
+
+def _if_match(if_match: Annotated[str | None, Header()] = None) -> int | None:
+    """The version a change is meant for; one that never existed when the header is not an ETag of ours."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    number = if_match.strip().removeprefix("W/").strip('"')
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else _STALE
+
+
+def _span(since: Instant | None = None, until: Instant | None = None, period: Period | None = None) -> Span:
+    return Span(since, until, period)
+
+
+TheServices = Annotated[Services, Depends(_services)]
+TheActor = Annotated[Actor, Depends(_actor)]
+Version = Annotated[int | None, Depends(_if_match)]
+TheSpan = Annotated[Span, Depends(_span)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+Cursor = Annotated[str | None, Query(max_length=256)]
+Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]*$")]
