@@ -12,7 +12,7 @@ import uvicorn
 
 from daemon.observability.logging import configure
 from daemon.observability.tasks import spawn
-from daemon.runtime import Runtime, SchemaOutdated
+from daemon.runtime import Runtime, SchemaOutdated, new_request_id
 from daemon.secrets_store import Secrets, database_url, load_secrets
 from daemon.security.passwords import hash_password
 from daemon.settings import Settings
@@ -68,7 +68,7 @@ def build_server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
     hosts = frozenset(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip())
     config = uvicorn.Config(
         runtime.app,
-        http=hardened_protocol(EdgeLimits(), hosts),
+        http=hardened_protocol(EdgeLimits(), hosts, new_request_id),
         ws="none",
         lifespan="off",
         log_config=None,
