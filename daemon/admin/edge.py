@@ -53,8 +53,8 @@ class Edge:
             await refusal(error, request_id)(scope, receive, stamped)
         except OUTAGES:
             log.warning("store is away", request_id=request_id, path=scope["path"])
-            error = Unavailable("the database cannot be reached, try again shortly", retry_after=5)
-            await refusal(error, request_id)(scope, receive, stamped)
+            away = Unavailable("the database cannot be reached, try again shortly", retry_after=5)
+            await refusal(away, request_id)(scope, receive, stamped)
         except Exception:  # the ASGI edge: the client gets an answer, the log gets the reason
             log.exception("admin request failed", request_id=request_id, method=scope["method"], path=scope["path"])
             if started:

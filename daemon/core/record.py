@@ -140,6 +140,6 @@ def _price(raw: dict[str, Any]) -> PriceSnapshot:
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal | UUID):  # a driver's own subclass of UUID among them
         return str(value)
     raise TypeError(f"cannot encode {type(value).__name__}")

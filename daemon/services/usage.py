@@ -69,7 +69,7 @@ class Usage:
         async with self._store.read() as connection:
             rows = await ledger.totals(connection, since=since, until=until, group_by=group_by, filters=filters)
             groups = await self._groups(connection, rows, group_by) if group_by else []
-        figures = [_numbers(row) for row in rows]
+        figures = [_numbers(dict(row)) for row in rows]
         totals = {name: sum(figure[name] for figure in figures) for name in _NUMBERS}
         return UsageSummary(since=since, until=until, group_by=group_by, totals=_figures(totals), items=groups)
 
@@ -105,7 +105,7 @@ class Usage:
                 **only.as_arguments(),
             )
         more = cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
-        return Page(items=[_entry(row) for row in rows[:limit]], next_cursor=more)
+        return Page(items=[_entry(dict(row)) for row in rows[:limit]], next_cursor=more)
 
     def _bounds(self, span: Span) -> tuple[datetime, datetime]:
         if span.period is not None and (span.since or span.until):
@@ -161,4 +161,4 @@ def _rank(item: UsageGroup, by: Ranking) -> int:
 
 
 def _entry(row: Mapping[str, Any]) -> UsageEntry:
-    return UsageEntry.model_validate(dict(row) | {"cost_usd": dollars(row["cost_nano_usd"])})
+    return UsageEntry.model_validate({**row} | {"cost_usd": dollars(row["cost_nano_usd"])})
