@@ -39,6 +39,8 @@ def refusal(error: ServiceError, request_id: str) -> JSONResponse:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """The framework's own errors: no such path, no such method, a body that cannot be read."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ServiceError):  # raised while the body was read; the framework wraps it
+        return refusal(error.__cause__, request.state.request_id)
     kind = _TYPES.get(error.status_code, "bad_request")
     message = _MESSAGES.get(error.status_code, "the request cannot be understood")
     return error_answer(

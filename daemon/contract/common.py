@@ -32,7 +32,10 @@ def _plain_text(text: str) -> str:
 
 
 def _utc(instant: datetime) -> datetime:
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the calendar") from None
 
 
 Name = Annotated[

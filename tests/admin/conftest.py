@@ -1,0 +1,100 @@
+"""The admin API in the test's own process, on both stores, with a clock that stands still until moved."""
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from daemon.admin.app import build_admin_app
+from daemon.core.pricing import load_sheet
+from daemon.resources import data_file
+from daemon.services.registry import Services, build_services
+from daemon.store.engine import Store
+
+PASSWORD = "correct horse battery staple"
+HASHER_SECRET = b"hasher-0123456789abcdefghijklmnop"
+JWT_SECRET = b"jwt-0123456789abcdefghijklmnopqrs"
+
+
+@dataclass
+class Clock:
+    instant: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.instant
+
+    def forward(self, **amount: float) -> None:
+        self.instant += timedelta(**amount)
+
+
+@dataclass
+class Plane:
+    """The control plane under test."""
+
+    store: Store
+    clock: Clock
+    services: Services
+    app: FastAPI
+    changes: list[datetime] = field(default_factory=list)
+
+    def anonymous(self, address: str = "127.0.0.1") -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app=self.app, client=(address, 1234))
+        return httpx.AsyncClient(transport=transport, base_url="http://admin.test")
+
+    async def sign_in(self) -> str:
+        async with self.anonymous() as client:
+            answer = await client.post("/admin/auth/login", auth=("admin", PASSWORD))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
+
+
+def build_plane(store: Store) -> Plane:
+    clock, changes = Clock(), []
+    services = build_services(
+        store,
+        hasher_secret=HASHER_SECRET,
+        jwt_secret=JWT_SECRET,
+        admin_username="admin",
+        admin_password_hash=hashlib.sha256(PASSWORD.encode()).hexdigest(),
+        zone=ZoneInfo("UTC"),
+        now=clock,
+        token_bytes=secrets.token_bytes,
+        version="1.2.3",
+        on_access_change=lambda: changes.append(clock()),
+        system_facts=lambda: {"database": store.dialect},
+    )
+    sheet = load_sheet(data_file("models.json").read_bytes())
+    return Plane(store, clock, services, build_admin_app(services, sheet=lambda: sheet), changes)
+
+
+@pytest.fixture
+def plane(store: Store) -> Plane:
+    return build_plane(store)
+
+
+@pytest.fixture
+async def admin(plane: Plane) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is signed in."""
+    token = await plane.sign_in()
+    async with plane.anonymous() as client:
+        client.headers["authorization"] = f"Bearer {token}"
+        yield client
+
+
+async def new_user(admin: httpx.AsyncClient, name: str = "alice", **fields: Any) -> dict[str, Any]:
+    answer = await admin.post("/admin/users", json={"name": name} | fields)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def new_key(admin: httpx.AsyncClient, user_id: str, name: str = "laptop", **fields: Any) -> dict[str, Any]:
+    answer = await admin.post(f"/admin/users/{user_id}/access-keys", json={"name": name} | fields)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
