@@ -99,9 +99,7 @@ class Runtime:
         self._stack.push_async_callback(plan.aclose)
         self.app = Application(
             data_plane=self._data_plane(store, admission, plan, sheet),
-            control_plane=build_admin_app(
-                self.services, sheet=lambda: sheet, trusted_proxies=settings.trusted_proxies
-            ),
+            control_plane=build_admin_app(self.services, sheet=lambda: sheet, trusted_proxies=settings.trusted_proxies),
             health=Health(lambda: self._ready),
             new_request_id=new_request_id,
         )

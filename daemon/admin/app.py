@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -17,11 +18,9 @@ from daemon.services.registry import Services
 
 def build_admin_app(services: Services, *, sheet: Callable[[], PriceSheet], trusted_proxies: str = "") -> FastAPI:
     """The admin API. `trusted_proxies`: addresses and networks whose X-Forwarded-For is believed, comma separated."""
-    app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = _routes()
     app.state.services = services
     app.state.sheet = sheet
-    for module in (auth, users, access_keys, usage, system):
-        app.include_router(module.router)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     # the last one added is the outermost
@@ -33,4 +32,16 @@ def build_admin_app(services: Services, *, sheet: Callable[[], PriceSheet], trus
             ipaddress.ip_network(part.strip(), strict=False) for part in trusted_proxies.split(",") if part.strip()
         ],
     )
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document, without a running daemon."""
+    return _routes().openapi()
+
+
+def _routes() -> FastAPI:
+    app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for module in (auth, users, access_keys, usage, system):
+        app.include_router(module.router)
     return app

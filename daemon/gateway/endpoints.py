@@ -30,6 +30,12 @@ NO_CREDENTIAL = Denied(
     "no credential for Anthropic: sign in with Claude Code, or an operator has to set PROXY_PLAN_API_KEY",
     (NO_RETRY,),
 )
+NO_BEDROCK = Denied(
+    501,
+    "not_supported",
+    "this user's routing strategy is bedrock_only, and this gateway serves the Anthropic plan only",
+    (NO_RETRY,),
+)
 BETA_TOO_LONG = Denied(400, "invalid_request_error", f"anthropic-beta: expected at most {BETA_LIMIT >> 10} KiB")
 
 
@@ -201,6 +207,8 @@ class DataPlane:
 
     def _outbound(self, call: _Call, body: bytes, first_byte_timeout: float) -> OutboundRequest | Denied:
         headers = call.scope["headers"]
+        if call.admitted.principal.strategy == "bedrock_only":
+            return NO_BEDROCK
         if self._plan_api_key is None and self._shared(call):
             return NO_CREDENTIAL
         if sum(len(value) for name, value in headers if name == b"anthropic-beta") > BETA_LIMIT:

@@ -1,0 +1,5 @@
+"""`python -m proxyctl`."""
+
+from proxyctl.main import run
+
+run()

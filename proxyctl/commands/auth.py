@@ -1,0 +1,74 @@
+"""`proxyctl auth`: signing in and out."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from proxyctl.command import new_group, register
+from proxyctl.context import Cli
+from proxyctl.errors import AuthError, UsageError
+from proxyctl.output import column
+
+group = new_group("Sign in to a daemon, see who you are.")
+
+
+@register(group, "login")
+def login(
+    cli: Cli,
+    username: Annotated[str, typer.Option("--username", help="Admin's name.")] = "admin",
+    password_file: Annotated[
+        str | None, typer.Option("--password-file", help="Read the password from a file, or -.")
+    ] = None,
+    print_token: Annotated[bool, typer.Option("--print-token", help="Print the token instead of storing it.")] = False,
+) -> None:
+    """Sign in and keep the token in the system's keyring.
+
+    Example: proxyctl auth login --username admin
+    """
+    from proxyctl.credentials import read_secret_file, store_token
+
+    if password_file:
+        password = read_secret_file(password_file)
+    elif cli.interactive:
+        import getpass
+
+        password = getpass.getpass(f"Password of {username} at {cli.server}: ")
+    else:
+        raise UsageError("no password: nobody can be asked", hint="--password-file PATH, or - for standard input")
+    session = cli.new_client(None).login(username, password)
+    if print_token:
+        sys.stdout.write(session["access_token"] + "\n")
+        return
+    store_token(cli.server, session["access_token"])
+    cli.tell(f"Signed in to {cli.server} as {username} until {session['expires_at']}.")
+
+
+@register(group, "logout")
+def logout(cli: Cli) -> None:
+    """Forget the token that is kept for this daemon."""
+    from proxyctl.credentials import forget_token
+
+    cli.tell(f"Signed out of {cli.server}." if forget_token(cli.server) else "There was nothing to forget.")
+
+
+@register(group, "status")
+def auth_status(cli: Cli) -> None:
+    """Which daemon, which identity, where the token came from, when it expires."""
+    session = cli.client.get("/admin/auth/session")
+    assert cli.token is not None
+    document = {"server": cli.server, "source": cli.token.source, **session}
+    fields = ("server", "username", "role", "source", "expires_at")
+    cli.printer.item(document, [column(field) for field in fields], name="username")
+
+
+@register(group, "token")
+def show_token(
+    cli: Cli, reveal: Annotated[bool, typer.Option("--reveal", help="Print it to a terminal too.")] = False
+) -> None:
+    """Print the current token, for curl. Refuses a terminal unless --reveal."""
+    if cli.token is None:
+        raise AuthError("not signed in", hint="proxyctl auth login")
+    if sys.stdout.isatty() and not reveal:
+        raise UsageError("the token would stay on the screen", hint="--reveal, or pipe it")
+    sys.stdout.write(cli.token.secret + "\n")

@@ -1,0 +1,73 @@
+"""`proxyctl db`: the schema."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proxyctl.command import new_group, register
+from proxyctl.commands.daemon import EnvFile, load
+from proxyctl.context import Cli
+from proxyctl.errors import ExitCode, UsageError
+
+group = new_group("The database schema. Reads PROXY_DATABASE_URL, like the daemon.")
+
+
+@register(group, "upgrade")
+def upgrade(
+    cli: Cli,
+    revision: Annotated[str, typer.Argument(help="Where to go.")] = "head",
+    sql: Annotated[bool, typer.Option("--sql", help="Print the statements instead of running them.")] = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Bring the schema up to this version."""
+    from daemon.store import migrate
+
+    url = _url(env_file)
+    if sql:
+        migrate.sql(url, revision)
+        return
+    migrate.upgrade(url, revision)
+    cli.tell(f"The schema is at {migrate.current(url)}.")
+
+
+@register(group, "current")
+def current(cli: Cli, env_file: EnvFile = None) -> None:
+    """The schema's revision."""
+    from daemon.store import migrate
+
+    typer.echo(migrate.current(_url(env_file)) or "empty")
+
+
+@register(group, "check")
+def check(cli: Cli, env_file: EnvFile = None) -> None:
+    """Whether an upgrade is pending: exit 8 if so."""
+    from daemon.store import migrate
+
+    url = _url(env_file)
+    if migrate.pending(url):
+        cli.tell(f"pending: the schema is at {migrate.current(url) or 'nothing'}, this version needs {migrate.head()}")
+        raise typer.Exit(ExitCode.DIFFERENT)
+    cli.tell("up to date")
+
+
+@register(group, "downgrade")
+def downgrade(
+    cli: Cli, revision: Annotated[str, typer.Argument(help="Where to go; base is nothing.")], env_file: EnvFile = None
+) -> None:
+    """Go back. Data of what is removed is lost; needs --yes."""
+    from daemon.store import migrate
+
+    if not cli.options.yes:
+        raise UsageError("a downgrade loses data: --yes is required")
+    migrate.downgrade(_url(env_file), revision)
+
+
+def _url(env_file: Path | None) -> str:
+    from daemon.secrets_store import data_directory, database_url
+
+    settings = load(env_file)
+    url = database_url(settings)
+    if url.startswith("sqlite"):
+        data_directory(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return url

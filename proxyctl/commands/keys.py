@@ -1,0 +1,153 @@
+"""`proxyctl keys`."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from proxyctl.command import new_group, register
+from proxyctl.commands.users import IfMissing
+from proxyctl.context import Cli
+from proxyctl.errors import ConflictError, NotFoundError, UsageError
+from proxyctl.output import column
+from proxyctl.reveal import Emit, check_output_file, deliver, rendered
+
+group = new_group("Access keys: what Claude Code authenticates with.")
+
+COLUMNS = [
+    ("key", lambda key: f"{key['key_prefix']}…"),
+    column("user", "user_name"),
+    column("name"),
+    column("status"),
+    column("last used", "last_used_at"),
+    column("expires", "expires_at"),
+    column("id"),
+]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+OutputFile = Annotated[str | None, typer.Option("--output-file", help="Write to this new file (mode 0600).")]
+EmitAs = Annotated[Emit, typer.Option("--emit", help="key, env, or claude-settings.")]
+KeyName = Annotated[str, typer.Argument(help="USER/NAME, id, key prefix, or a name only one key has.")]
+
+
+class IfExists(StrEnum):
+    """What `create` does when the user has a key of that name."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+    ROTATE = "rotate"
+
+
+@register(group, "list")
+def list_keys(cli: Cli, user: Annotated[str | None, typer.Argument(help="Only this user's.")] = None) -> None:
+    """Keys that are not revoked; never their secrets."""
+    from proxyctl.resolve import find_user
+
+    path = f"/admin/users/{find_user(cli.client, user)['id']}/access-keys" if user else "/admin/access-keys"
+    cli.printer.rows({"items": list(cli.client.items(path)), "next_cursor": None}, COLUMNS)
+
+
+@register(group, "get")
+def get_key(cli: Cli, key: KeyName) -> None:
+    """One key."""
+    from proxyctl.resolve import find_key
+
+    cli.printer.item(find_key(cli.client, key), COLUMNS)
+
+
+@register(group, "create")
+def create_key(
+    cli: Cli,
+    user: Annotated[str, typer.Argument(help="The user's name or id.")],
+    name: Annotated[str, typer.Option("--name", help="Unique among the user's keys.")] = "default",
+    expires_at: Annotated[
+        str | None, typer.Option("--expires-at", help="RFC 3339, such as 2027-01-01T00:00:00Z.")
+    ] = None,
+    if_exists: Annotated[IfExists, typer.Option("--if-exists", help="When the name is taken.")] = IfExists.FAIL,
+    output_file: OutputFile = None,
+    emit: EmitAs = Emit.KEY,
+) -> None:
+    """Create an access key; it is shown once.
+
+    A lost answer is a lost key: run it again with --if-exists rotate.
+
+    Example: proxyctl keys create alice --name laptop --emit env
+    """
+    from proxyctl.resolve import find_user
+
+    check_output_file(output_file)
+    owner = find_user(cli.client, user)
+    body = {"name": name} | ({"expires_at": expires_at} if expires_at else {})
+    try:
+        key = cli.client.post(f"/admin/users/{owner['id']}/access-keys", body)
+    except ConflictError as error:
+        existing = [k for k in cli.client.items(f"/admin/users/{owner['id']}/access-keys") if k["name"] == name]
+        if not existing or if_exists is IfExists.FAIL:
+            error.hint = "to keep it: --if-exists skip      for a new secret: --if-exists rotate"
+            raise
+        if if_exists is IfExists.SKIP:
+            cli.tell(f"Unchanged key {name} of {owner['name']}.")
+            _print(cli, existing[0] | {"result": "unchanged"})
+            return
+        key = cli.client.post(f"/admin/access-keys/{existing[0]['id']}/rotate", {"grace_seconds": 300})
+    _reveal(cli, key, output_file, emit)
+
+
+@register(group, "rotate")
+def rotate_key(
+    cli: Cli,
+    key: KeyName,
+    grace: Annotated[str, typer.Option("--grace", help="How long the old secret still works: 0s, 5m, 1h.")] = "5m",
+    output_file: OutputFile = None,
+    emit: EmitAs = Emit.KEY,
+) -> None:
+    """Give a key a new secret; id, name and usage stay."""
+    from proxyctl.resolve import find_key
+
+    check_output_file(output_file)
+    found = find_key(cli.client, key)
+    rotated = cli.client.post(f"/admin/access-keys/{found['id']}/rotate", {"grace_seconds": seconds(grace)})
+    _reveal(cli, rotated, output_file, emit)
+
+
+@register(group, "revoke")
+def revoke_key(
+    cli: Cli,
+    key: KeyName,
+    if_missing: Annotated[IfMissing, typer.Option("--if-missing", help="When there is no such key.")] = IfMissing.FAIL,
+) -> None:
+    """Revoke a key: from its next request on it is refused."""
+    from proxyctl.resolve import find_key
+
+    try:
+        found = find_key(cli.client, key)
+    except NotFoundError:
+        if if_missing is IfMissing.SKIP:
+            cli.tell(f"No key {key!r}, nothing to do.")
+            return
+        raise
+    cli.confirm(f"This revokes key {found['name']} of {found['user_name']}", name=found["name"])
+    cli.client.delete(f"/admin/access-keys/{found['id']}")
+    cli.tell(f"Revoked key {found['name']} of {found['user_name']}.")
+
+
+def seconds(text: str) -> int:
+    """Seconds of a span such as 90s, 5m, 1h or 7d."""
+    match = re.fullmatch(r"(\d{1,6})([smhd]?)", text)
+    if not match:
+        raise UsageError(f"{text!r}: expected a span such as 0s, 5m or 1h")
+    return int(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _reveal(cli: Cli, key: dict[str, Any], output_file: str | None, emit: Emit) -> None:
+    cli.tell(f"{key['result'].capitalize()} key {key['name']} ({key['key_prefix']}…) for {key['user_name']}.")
+    if output_file is None and (cli.printer.form or cli.options.query):
+        cli.printer.item(key, [*COLUMNS, column("access key", "access_key")])
+        return
+    deliver(rendered(key["access_key"], cli.server, emit), output_file, quiet=cli.quiet)
+
+
+def _print(cli: Cli, key: dict[str, Any]) -> None:
+    if cli.printer.form or cli.options.query:
+        cli.printer.item(key, COLUMNS)

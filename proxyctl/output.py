@@ -1,0 +1,118 @@
+"""What goes to standard output: one document for programs, a table for people, tab-separated rows for a pipe."""
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from proxyctl.errors import UsageError
+
+FORMATS = ("table", "json", "yaml", "csv", "name")
+Row = Mapping[str, Any]
+Column = tuple[str, Callable[[Row], object]]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def column(title: str, field: str | None = None) -> Column:
+    """A column that shows one field."""
+    name = field or title.lower().replace(" ", "_")
+    return title, lambda row: row.get(name)
+
+
+def dollars(nano: object) -> str:
+    """Nano-dollars for people: cents at least, more where the amount is small."""
+    amount = int(str(nano or 0))
+    digits = 2 if amount >= 10**9 or amount == 0 else 6
+    unit = 10 ** (9 - digits)
+    rounded = (amount + unit // 2) // unit
+    return f"${rounded // 10**digits:,}.{rounded % 10**digits:0{digits}d}"
+
+
+class Printer:
+    """Prints results in the chosen format."""
+
+    def __init__(self, form: str | None, query: str | None) -> None:
+        if form is not None and form not in FORMATS:
+            raise UsageError(f"--output {form!r}: expected {', '.join(FORMATS)}")
+        self.form = form
+        self._query = query
+
+    def rows(self, document: Mapping[str, Any], columns: Sequence[Column], *, name: str = "id") -> None:
+        """Print a list answer `{"items": […]}`."""
+        items = document["items"]
+        if self.form in ("json", "yaml") or self._query:
+            self._document(document)
+        elif self.form == "name":
+            self._lines(str(item[name]) for item in items)
+        elif self.form == "csv":
+            self._csv(items, columns)
+        else:
+            self._table(items, columns)
+
+    def item(self, document: Mapping[str, Any], columns: Sequence[Column], *, name: str = "id") -> None:
+        """Print one object."""
+        if self.form in ("json", "yaml") or self._query:
+            self._document(document)
+        elif self.form == "name":
+            self._lines([str(document[name])])
+        elif self.form == "csv":
+            self._csv([document], columns)
+        else:
+            width = max(len(title) for title, _ in columns)
+            self._lines(f"{title:<{width}}  {clean(value(document))}" for title, value in columns)
+
+    def _document(self, document: object) -> None:
+        if self._query:
+            import jmespath
+            from jmespath.exceptions import JMESPathError
+
+            try:
+                document = jmespath.search(self._query, document)
+            except JMESPathError as error:
+                raise UsageError(f"--query: {str(error).splitlines()[0]}") from error
+        if self.form == "yaml":
+            import yaml
+
+            sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        else:
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def _table(self, items: Sequence[Row], columns: Sequence[Column]) -> None:
+        cells = [[clean(value(item)) for _, value in columns] for item in items]
+        if not sys.stdout.isatty() and self.form is None:
+            self._lines("\t".join(row) for row in cells)
+            return
+        titles = [title.upper() for title, _ in columns]
+        widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(columns))]
+        self._lines(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [titles, *cells]
+        )
+
+    def _csv(self, items: Sequence[Row], columns: Sequence[Column]) -> None:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([title.lower().replace(" ", "_") for title, _ in columns])
+        writer.writerows([[_inert(clean(value(item))) for _, value in columns] for item in items])
+        sys.stdout.write(buffer.getvalue())
+
+    def _lines(self, lines: Any) -> None:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+
+
+def clean(value: object) -> str:
+    """A value as one line, without control characters: names come from other people."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _CONTROL.sub("", str(value))
+
+
+def _inert(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text != "-") else text
