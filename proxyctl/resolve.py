@@ -28,7 +28,7 @@ def find_key(client: AdminClient, wanted: str) -> dict[str, Any]:
     found = [
         key
         for key in client.items("/admin/access-keys")
-        if key["name"] == wanted or key["key_prefix"] == prefix or key["id"].startswith(wanted)
+        if key["name"] == wanted or key["key_prefix"].removesuffix("…") == prefix or key["id"].startswith(wanted)
     ]
     return _only(found, wanted, "access key")
 

@@ -35,7 +35,7 @@ _IDENTITY = (b"accept-encoding", b"identity")
 
 
 def request_headers(headers: Headers, *, access_key: str | None, plan_api_key: str | None) -> list[tuple[bytes, bytes]]:
-    """The headers of the request to Anthropic: the client's own, without our key; with the plan's key if it has none."""
+    """The headers for Anthropic: the client's own, without our key, and with the plan's key if it brought none."""
     ours = access_key.encode("latin-1") if access_key else None
     named = _named_by_connection(headers)
     kept = [

@@ -120,7 +120,7 @@ def _make_key(cli: Cli, url: str, password: str) -> str:
     client = _signed_in(cli, url, password)
     user = client.post("/admin/users", {"name": "demo"})
     key = client.post(f"/admin/users/{user['id']}/access-keys", {"name": "laptop"})
-    cli.tell(f"Created user demo and key laptop ({key['key_prefix']}…).")
+    cli.tell(f"Created user demo and key laptop ({key['key_prefix']}).")
     return str(key["access_key"])
 
 

@@ -16,7 +16,7 @@ from proxyctl.reveal import Emit, check_output_file, deliver, rendered
 group = new_group("Access keys: what Claude Code authenticates with.")
 
 COLUMNS = [
-    ("key", lambda key: f"{key['key_prefix']}…"),
+    column("key", "key_prefix"),
     column("user", "user_name"),
     column("name"),
     column("status"),
@@ -141,7 +141,7 @@ def seconds(text: str) -> int:
 
 
 def _reveal(cli: Cli, key: dict[str, Any], output_file: str | None, emit: Emit) -> None:
-    cli.tell(f"{key['result'].capitalize()} key {key['name']} ({key['key_prefix']}…) for {key['user_name']}.")
+    cli.tell(f"{key['result'].capitalize()} key {key['name']} ({key['key_prefix']}) for {key['user_name']}.")
     if output_file is None and (cli.printer.form or cli.options.query):
         cli.printer.item(key, [*COLUMNS, column("access key", "access_key")])
         return
