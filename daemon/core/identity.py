@@ -77,7 +77,7 @@ def _credential(name: bytes, value: bytes) -> str:
         scheme, _, value = value.partition(b" ")
         if scheme.lower() != b"bearer":
             return ""
-    return value.decode("latin-1")
+    return value.strip().decode("latin-1")
 
 
 def _checksum(body: str) -> str:

@@ -164,7 +164,7 @@ def load_sheet(document: bytes) -> PriceSheet:
 
 def _model_price(model: str, provider: str, region: str, entry: dict[str, Any], where: str) -> ModelPrice:
     long_context = entry.get("long_context")
-    return ModelPrice(
+    found = ModelPrice(
         model=model,
         provider=provider,
         region=region,
@@ -174,6 +174,13 @@ def _model_price(model: str, provider: str, region: str, entry: dict[str, Any], 
         fast=_rates(entry["fast"], f"{where}, fast") if "fast" in entry else None,
         geo_factors={geo: _decimal(factor, where) for geo, factor in entry.get("inference_geo", {}).items()},
     )
+    for factor in (Decimal(1), *found.geo_factors.values()):
+        for rates in (found.standard, found.long_context, found.fast):
+            for name in _RATES if rates else ():
+                rate = getattr(rates, name)
+                if rate is not None and not _whole_nano(rate * factor):
+                    raise PriceSheetError(f"{where}: {name} times {factor} has more than nine decimals")
+    return found
 
 
 def _rates(entry: dict[str, Any], where: str) -> Rates:
@@ -202,10 +209,11 @@ def _tier(entry: ModelPrice, prompt: int, speed: str | None) -> tuple[Rates, str
     return entry.standard, "standard"
 
 
+def _whole_nano(dollars: Decimal) -> bool:
+    return dollars * _NANO == int(dollars * _NANO)
+
+
 def _part(tokens: int, dollars_per_million: Decimal) -> int:
     """Nano-dollars, rounded half up: (tokens x nano-dollars per million) / a million."""
-    scaled = dollars_per_million * _NANO
-    nano_per_million = int(scaled)
-    if nano_per_million != scaled:
-        raise PriceSheetError(f"price {dollars_per_million} has more than nine decimals")
+    nano_per_million = int(dollars_per_million * _NANO)  # exact: `load_sheet` accepts nothing finer
     return (tokens * nano_per_million + _MILLION // 2) // _MILLION

@@ -79,8 +79,8 @@ def response_headers(headers: Headers, *, shared_credential: bool) -> list[tuple
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     """Headers that `Connection` declares to be for this hop, except those that carry meaning for everybody."""
-    for name, value in headers:
-        if name == b"connection":
-            listed = {token.strip().lower() for token in value.split(b",")} - {b"close", b"keep-alive"}
-            return frozenset(token for token in listed if token not in (*_CREDENTIALS, b"content-type"))
-    return frozenset()
+    values = [value for name, value in headers if name == b"connection"]
+    if not values or values == [b"keep-alive"]:
+        return frozenset()
+    listed = {token.strip().lower() for token in b",".join(values).split(b",")}
+    return frozenset(listed - {b"close", b"keep-alive", b"content-type", *_CREDENTIALS})

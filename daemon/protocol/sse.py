@@ -30,7 +30,7 @@ class SseScanner:
         if self._swallow_lf or b"\r" in data:
             data = self._normalise(data)
         if not self._buffer and not self._skipping and data.endswith(b"\n\n"):  # whole events, as nearly always
-            return [block for block in data.split(b"\n\n") if block]
+            return [block for part in data.split(b"\n\n") if (block := part.strip(b"\n"))]
         buffer = self._buffer
         buffer += data
         blocks: list[bytes] = []
@@ -40,14 +40,12 @@ class SseScanner:
                 blocks.append(bytes(buffer[start:end]))
             self._skipping = False
             start = end + 2
-            while buffer[start : start + 1] == b"\n":
-                start += 1
         del buffer[:start]
         if len(buffer) > EVENT_LIMIT:
             self.oversized = self._skipping = True
             del buffer[:-1]
         self._searched = len(buffer)
-        return [block.lstrip(b"\n") for block in blocks]
+        return [block for part in blocks if (block := part.strip(b"\n"))]
 
     def _normalise(self, data: bytes) -> bytes:
         """CRLF and CR become LF; an LF whose CR ended the bytes before is dropped."""

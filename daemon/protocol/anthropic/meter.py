@@ -147,7 +147,7 @@ class UsageMeter:
         for field in ("speed", "inference_geo"):
             if isinstance(usage.get(field), str):
                 setattr(self, field, usage[field])
-        return ("output_tokens" if final else "input_tokens") in usage
+        return type(usage.get("output_tokens" if final else "input_tokens")) is int
 
     def _take(self, value: object, name: str) -> None:
         if value is None:

@@ -1,6 +1,7 @@
 """What the gateway needs to know of a message request. The body itself stays bytes and is never re-modelled."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ import orjson
 
 MODEL_LIMIT = 256
 _DECIDING = ("model", "stream")
+_QUOTED = tuple(f'"{name}"'.encode() for name in _DECIDING)
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:6[1-9a-fA-F]|7[0-9aA])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,10 @@ def inspect(body: bytes) -> MessageFacts | BadRequest:
         return BadRequest(f"body must be one JSON object: {_shorten(str(error))}")
     if not isinstance(document, dict):
         return BadRequest(f"body must be one JSON object: got {_kind(document)}")
-    duplicate = _duplicate(body)
+    try:
+        duplicate = _duplicate(body, document)
+    except RecursionError:
+        return BadRequest("body must be one JSON object: nested too deeply")
     if duplicate:
         return BadRequest(f"{duplicate}: given twice, expected once")
     model = document.get("model")
@@ -52,16 +58,14 @@ def inspect(body: bytes) -> MessageFacts | BadRequest:
     )
 
 
-def _duplicate(body: bytes) -> str | None:
+def _duplicate(body: bytes, document: dict[str, Any]) -> str | None:
     """The deciding key that stands twice at the top level: the provider might use the other one.
 
-    A key inside a JSON string has a backslash before its closing quote, so counting is exact enough to skip the slow
-    look for nearly all requests. A key written with escapes (`"mod\\u0065l"`) always takes it.
+    Only a body that may hold one is parsed again. A key inside a JSON string has a backslash before its closing quote,
+    so it is not counted; a key written with escapes (`"mod\\u0065l"`) could hide from counting.
     """
-    if body.count(b'"model"') + body.count(b'"stream"') <= 2 and b"\\u00" not in body:
-        counts = (body.count(b'"model"'), body.count(b'"stream"'))
-        if max(counts) <= 1:
-            return None
+    if not (b"\\u00" in body and _ESCAPED_LETTER.search(body)) and not _lost_key(body, document):
+        return None
     pairs: list[tuple[str, Any]] = []
 
     def keep(found: list[tuple[str, Any]]) -> None:
@@ -71,6 +75,21 @@ def _duplicate(body: bytes) -> str | None:
     json.loads(body, object_pairs_hook=keep)
     names = [name for name, _ in pairs]
     return next((name for name in _DECIDING if names.count(name) > 1), None)
+
+
+def _lost_key(body: bytes, document: dict[str, Any]) -> bool:
+    """Whether a deciding key stands more often in the body than in what was parsed, where a later twin replaces it.
+
+    Tools have parameters called `model`, so the name alone says nothing.
+    """
+    counts = [body.count(name) for name in _QUOTED]
+    if max(counts) <= 1:
+        return False
+    try:
+        parsed = orjson.dumps(document)
+    except orjson.JSONEncodeError:  # it writes fewer levels than it reads
+        return True
+    return counts != [parsed.count(name) for name in _QUOTED]
 
 
 def _session(metadata: object) -> str | None:

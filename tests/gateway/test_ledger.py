@@ -1,0 +1,174 @@
+"""Journal and ledger: nothing is lost, nothing is written twice, whatever breaks in between."""
+
+import asyncio
+import os
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from daemon.core.periods import day_start
+from daemon.core.record import encode
+from daemon.gateway.journal import Journal, JournalError, read_segment
+from daemon.gateway.ledger import Ledger, LedgerUnavailable
+from daemon.store import usage
+from daemon.store.engine import Store
+from tests.factories import usage_record
+
+UTC_ZONE = ZoneInfo("UTC")
+PAYLOADS = [f"payload {n}".encode() * (n + 1) for n in range(6)]
+
+
+async def no_sleep(_: float) -> None:
+    await asyncio.sleep(0)
+
+
+def ledger_of(store: Store, journal: Journal, **options: float) -> Ledger:
+    return Ledger(store, journal, day_of=lambda instant: day_start(instant, UTC_ZONE), sleep=no_sleep, **options)
+
+
+async def ids(store: Store) -> list[str]:
+    async with store.read() as connection:
+        return sorted(row["request_id"] for row in await usage.records(connection, limit=10_000))
+
+
+def written(directory: Path) -> bytes:
+    journal = Journal(directory)
+    for payload in PAYLOADS:
+        path = journal.append(payload)
+    journal.close()
+    return path.read_bytes()
+
+
+def test_a_segment_torn_at_any_byte_gives_its_whole_frames(tmp_path: Path) -> None:
+    data = written(tmp_path)
+    path = tmp_path / "torn"
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        segment = read_segment(path)
+        assert list(segment.payloads) == PAYLOADS[: len(segment.payloads)]
+        assert segment.damage == ()
+    assert len(segment.payloads) == len(PAYLOADS) - 1
+
+
+def test_a_flipped_bit_costs_one_frame_and_is_set_aside(tmp_path: Path) -> None:
+    data = written(tmp_path)
+    path = tmp_path / "flipped"
+    first = len(PAYLOADS[0]) + 12
+    for position in range(first):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+        segment = read_segment(path)
+        assert list(segment.payloads) == PAYLOADS[1:]
+        [damage] = segment.damage
+        assert (damage.offset, len(damage.data)) == (0, first)
+
+
+def test_a_failed_write_closes_the_segment_and_the_next_one_is_clean(tmp_path: Path) -> None:
+    failing = True
+
+    def write(descriptor: int, data: bytes) -> int:
+        if failing:
+            os.write(descriptor, data[:5])
+            raise OSError(28, "No space left on device")
+        return os.write(descriptor, data)
+
+    journal = Journal(tmp_path, write=write)
+    with pytest.raises(JournalError, match="No space left"):
+        journal.append(b"lost")
+    failing = False
+    assert list(read_segment(journal.append(b"kept")).payloads) == [b"kept"]
+    journal.close()
+
+
+async def test_settled_records_reach_the_store_and_the_journal_is_emptied(store: Store, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    ledger = ledger_of(store, journal)
+    await ledger.start()
+    for n in range(1200):
+        await ledger.settle(usage_record(request_id=f"req_{n:05}"))
+    await ledger.flush()
+    assert len(await ids(store)) == ledger.written == 1200
+    assert ledger.pending == 0
+    await ledger.aclose()
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+async def test_what_a_process_left_behind_is_replayed_once_however_often(store: Store, tmp_path: Path) -> None:
+    for copy in range(5):
+        journal = Journal(tmp_path / "journal")
+        for n in range(20) if copy % 2 else reversed(range(20)):
+            journal.append(encode(usage_record(request_id=f"req_{n:02}")))
+        journal.append(b"not a record")
+        journal.close()
+        ledger = ledger_of(store, Journal(tmp_path / "journal"))
+        await ledger.start()
+        await ledger.aclose()
+        assert await ids(store) == [f"req_{n:02}" for n in range(20)]
+        assert ledger.written == (0 if copy else 20)
+    async with store.read() as connection:
+        [row] = await usage.totals(connection, since=usage_record().admitted_at.replace(hour=0),
+                                   until=usage_record().admitted_at.replace(year=2030))  # fmt: skip
+    assert row["cost_nano_usd"] == 20 * usage_record().cost.total_nano
+
+
+class AwayStore:
+    """A store that is away for the first `failures` transactions."""
+
+    def __init__(self, store: Store, failures: int) -> None:
+        self._store = store
+        self.failures = failures
+        self.read = store.read
+
+    def write(self) -> object:
+        if self.failures:
+            self.failures -= 1
+            raise OperationalError("INSERT", {}, Exception("connection refused"))
+        return self._store.write()
+
+
+async def test_a_store_that_is_away_loses_nothing(store: Store, tmp_path: Path) -> None:
+    away = AwayStore(store, failures=7)
+    ledger = ledger_of(away, Journal(tmp_path / "journal"))  # type: ignore[arg-type]
+    await ledger.start()
+    for n in range(3):
+        await ledger.settle(usage_record(request_id=f"req_{n}"))
+    await ledger.flush()
+    assert await ids(store) == ["req_0", "req_1", "req_2"]
+    assert ledger.failures == 7
+    await ledger.aclose()
+
+
+async def test_without_a_journal_a_record_waits_for_the_store(store: Store, tmp_path: Path) -> None:
+    def full(_: int, __: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    ledger = ledger_of(store, Journal(tmp_path / "journal", write=full))
+    await ledger.start()
+    await ledger.settle(usage_record(request_id="req_1"))
+    assert await ids(store) == ["req_1"]
+    await ledger.aclose()
+
+    nowhere = ledger_of(AwayStore(store, 10**9), Journal(tmp_path / "other", write=full), unjournaled_seconds=0.05)  # type: ignore[arg-type]
+    await nowhere.start()
+    with pytest.raises(LedgerUnavailable):
+        await nowhere.settle(usage_record(request_id="req_2"))
+    await nowhere.aclose(patience=0.01)
+
+
+async def test_a_record_the_store_refuses_does_not_hold_up_the_others(store: Store, tmp_path: Path) -> None:
+    if store.dialect == "sqlite":
+        refused = usage_record(request_id="req_bad", duration_ms=2**70)
+    else:
+        refused = usage_record(request_id="req_bad", duration_ms=2**40)
+    journal = Journal(tmp_path / "journal")
+    ledger = ledger_of(store, journal)
+    await ledger.start()
+    for record in (usage_record(request_id="req_1"), refused, usage_record(request_id="req_2")):
+        try:
+            await ledger.settle(record)
+        except TypeError:  # orjson refuses what no database could hold either
+            continue
+    await ledger.flush()
+    assert await ids(store) == ["req_1", "req_2"]
+    await ledger.aclose()
