@@ -62,7 +62,7 @@ class UsageMeter:
             return
         self.stopped = True
         self._message(document)
-        self._output_known = self._prompt_known
+        self._output_known = self._usage(document.get("usage"), final=True)
 
     @property
     def tokens(self) -> TokenCounts:
