@@ -1,5 +1,6 @@
 """The pure protocol: events and usage, however the bytes are cut."""
 
+import itertools
 import json
 
 import pytest
@@ -17,7 +18,7 @@ LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=30), st.sampled_from(LINE_ENDS))

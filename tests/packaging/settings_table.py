@@ -1,0 +1,18 @@
+"""The README's table of settings, made from the settings themselves: `python -m tests.packaging.settings_table`."""
+
+from daemon.settings import Settings
+
+BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->\n"
+
+
+def table() -> str:
+    """The table in Markdown."""
+    rows = ["| variable | default | what |\n|---|---|---|\n"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None or field.default == "" else f"`{field.default}`"
+        rows.append(f"| `PROXY_{name.upper()}` | {default} | {field.description} |\n")
+    return "".join(rows)
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -1,0 +1,46 @@
+"""What a fresh clone promises: documents that agree with the code, and a wheel that holds what it needs."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import daemon
+from tests.packaging.settings_table import BEGIN, END, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readme_lists_every_setting() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert readme.partition(BEGIN)[2].partition(END)[0] == table()
+
+
+def test_the_readme_names_the_two_commands_and_the_makefile_has_them() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for verb in ("demo", "test", "check", "e2e", "run", "setup", "bench", "drill"):
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE)
+    assert "make demo" in readme
+    assert "make test" in readme
+
+
+def test_the_package_called_daemon_is_ours() -> None:
+    assert daemon.__file__ is not None
+    assert Path(daemon.__file__).parent.joinpath("gateway").is_dir()
+
+
+def test_the_wheel_carries_migrations_and_data_and_no_tests(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run([*command, "--disable-pip-version-check"], check=True, timeout=110)
+    [wheel] = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "daemon/migrations/env.py" in names
+    assert any(name.startswith("daemon/migrations/versions/0001") for name in names)
+    assert "daemon/data/models.json" in names
+    assert not any(name.startswith(("tests/", "bench/")) for name in names)
+
+
+def test_lock_files_carry_no_addresses() -> None:
+    for name in ("requirements.lock", "tests/e2e/package-lock.json"):
+        assert "://" not in (ROOT / name).read_text()
