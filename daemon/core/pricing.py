@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -60,6 +60,8 @@ class PriceSheet:
     effective_date: date
     prices: Mapping[tuple[str, str, str], ModelPrice]  # (provider, region, model)
     names: Mapping[str, str]  # any known name of a model -> its id
+    # Snapshots made so far: as many as the sheet has tiers, whatever clients ask for.
+    snapshots: dict[tuple[str, ...], PriceSnapshot] = field(default_factory=dict, compare=False, repr=False)
 
     def dearest(self, provider: str) -> ModelPrice:
         """The highest price of a provider: what a model nobody knows is charged at."""
@@ -92,25 +94,34 @@ def price(
     estimated = found is None
     entry = found or sheet.dearest(provider)
     rates, tier = _tier(entry, tokens.prompt, speed)
-    factor = entry.geo_factors.get(inference_geo or "", Decimal(1))
-    hour = rates.cache_write_1h
-    if hour is None:  # not stated: twice the input price, as for every model that states it
-        hour = rates.input * 2
+    if rates.cache_write_1h is None:
         estimated = estimated or tokens.cache_write_1h > 0
-    snapshot = PriceSnapshot(
-        sheet_id=sheet.sheet_id,
-        provider=provider,
-        region=entry.region,
-        model=entry.model,
-        tier=tier if factor == 1 else f"{tier}+{inference_geo}",
-        effective_date=sheet.effective_date,
-        input=rates.input * factor,
-        output=rates.output * factor,
-        cache_write_5m=rates.cache_write_5m * factor,
-        cache_write_1h=hour * factor,
-        cache_read=rates.cache_read * factor,
-    )
+    snapshot = _snapshot(sheet, entry, rates, tier, inference_geo if inference_geo in entry.geo_factors else None)
     return Priced(cost_at(tokens, snapshot), snapshot, estimated)
+
+
+def _snapshot(sheet: PriceSheet, entry: ModelPrice, rates: Rates, tier: str, geo: str | None) -> PriceSnapshot:
+    key = (entry.provider, entry.region, entry.model, tier, geo or "")
+    known = sheet.snapshots.get(key)
+    if known is None:
+        factor = entry.geo_factors[geo] if geo else Decimal(1)
+        hour = rates.cache_write_1h
+        if hour is None:  # not stated: twice the input price, as for every model that states it
+            hour = rates.input * 2
+        known = sheet.snapshots[key] = PriceSnapshot(
+            sheet_id=sheet.sheet_id,
+            provider=entry.provider,
+            region=entry.region,
+            model=entry.model,
+            tier=f"{tier}+{geo}" if geo else tier,
+            effective_date=sheet.effective_date,
+            input=rates.input * factor,
+            output=rates.output * factor,
+            cache_write_5m=rates.cache_write_5m * factor,
+            cache_write_1h=hour * factor,
+            cache_read=rates.cache_read * factor,
+        )
+    return known
 
 
 def cost_at(tokens: TokenCounts, prices: PriceSnapshot) -> Cost:

@@ -18,7 +18,7 @@ from daemon.store.engine import OUTAGES, Store
 log = structlog.get_logger()
 
 BATCH = 500
-GATHER_SECONDS = 0.02  # a moment for more records to arrive, so that a batch is one transaction
+GATHER_SECONDS = 0.15  # records of that long are one transaction: its statements cost more than its rows
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 10.0
 
 

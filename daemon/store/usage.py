@@ -5,7 +5,7 @@ rollups, in the same transaction.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, select, up
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.core.record import Ended, UsageRecord
+from daemon.core.record import Attempt, Ended, UsageRecord
 from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
 
 GroupBy = Literal["user", "model", "provider", "key", "day", "hour"]
@@ -34,6 +34,7 @@ SUMS = (
     "cache_read_cost_nano_usd",
     "cost_nano_usd",
 )
+_ATTEMPT = tuple(field.name for field in fields(Attempt))
 _COUNTERS = ("requests", "errors", "estimated_requests")
 _GROUPS: dict[GroupBy, ColumnElement[Any]] = {
     "user": usage_aggregates.c.user_id,
@@ -196,7 +197,7 @@ def _row(record: UsageRecord, known_users: set[UUID], known_keys: set[UUID]) -> 
         "pricing_cache_write_5m_per_million": price.cache_write_5m if price else None,
         "pricing_cache_write_1h_per_million": price.cache_write_1h if price else None,
         "pricing_cache_read_per_million": price.cache_read if price else None,
-        "attempts": [asdict(attempt) for attempt in record.attempts],
+        "attempts": [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in record.attempts],
         "fallback_reason": record.fallback_reason,
         "error_type": record.error_type,
         "upstream_request_id": record.upstream_request_id,

@@ -102,7 +102,7 @@ class Plane:
 
     async def settled(self, number: int) -> list[UsageRecord]:
         """The records, once there are `number` of them."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while len(self.records) < number:
                 await asyncio.sleep(0.005)
         return self.records

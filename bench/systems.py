@@ -1,0 +1,144 @@
+"""The systems under test, each in front of the same upstream: nobody (direct), nginx if it is installed, the daemon."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from json import dumps, loads
+from pathlib import Path
+
+PASSWORD = "bench"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class System:
+    """Where a system listens, and the processes it is made of."""
+
+    name: str
+    port: int
+    path: str
+    pid: int | None
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process tree."""
+        return sum(sum(_stat(pid)[11:13]) for pid in self._tree()) / _TICKS
+
+    def resident_bytes(self) -> int:
+        return sum(_stat(pid)[21] for pid in self._tree()) * _PAGE
+
+    def _tree(self) -> list[int]:
+        if self.pid is None:
+            return []
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *(int(child) for child in children)]
+
+
+def _stat(pid: int) -> list[int]:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [int(field) if field.lstrip("-").isdigit() else 0 for field in fields]
+
+
+@asynccontextmanager
+async def running_systems(directory: Path, *, events: int, interval_ms: int) -> AsyncIterator[list[System]]:
+    """Upstream and systems; all are ended afterwards."""
+    upstream = _free_port()
+    responder = directory / "responder"
+    source = Path(__file__).parent / "responder.c"
+    subprocess.run(["cc", "-O2", "-o", responder, source], check=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_process([str(responder), str(upstream), str(events), str(interval_ms)], upstream))
+        systems = [System("direct", upstream, "/v1/messages", None)]
+        if shutil.which("nginx"):
+            systems.append(_nginx(stack, directory, upstream))
+        else:
+            sys.stderr.write("nginx is not installed and left out: apt-get install nginx-light\n")
+        systems.append(_daemon(stack, directory, upstream))
+        await asyncio.sleep(0.2)
+        yield systems
+
+
+def _nginx(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
+    port = _free_port()
+    config = directory / "nginx.conf"
+    config.write_text(
+        f"daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n"
+        "events { worker_connections 4096; }\n"
+        f"http {{ access_log off; client_max_body_size 32m; client_body_buffer_size 1m;\n"
+        f" client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;\n"
+        f" fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;\n"
+        f" upstream up {{ server 127.0.0.1:{upstream}; keepalive 600; }}\n"
+        f" server {{ listen 127.0.0.1:{port} backlog=4096; keepalive_requests 1000000; location / {{\n"
+        '  proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;\n'
+        " } } }\n"
+    )
+    pid = stack.enter_context(_process(["nginx", "-c", str(config), "-p", str(directory)], port))
+    return System("nginx", port, "/v1/messages", pid)
+
+
+def _daemon(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
+    port = _free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PROXY_DATA_DIR": str(directory / "data"),
+        "PROXY_PLAN_API_URL": f"http://127.0.0.1:{upstream}",
+        "PROXY_PLAN_API_KEY": "bench",
+        "PROXY_ADMIN_PASSWORD_HASH": hashlib.sha256(PASSWORD.encode()).hexdigest(),
+        "PROXY_LOG_LEVEL": "error",
+    }
+    command = [sys.executable, "-m", "proxyctl", "serve", "--port", str(port)]
+    pid = stack.enter_context(_process(command, port, environment))
+    base = f"http://127.0.0.1:{port}"
+    basic = b64encode(f"admin:{PASSWORD}".encode()).decode()
+    token = _call(f"{base}/admin/auth/login", {"authorization": f"Basic {basic}"})["access_token"]
+    bearer = {"authorization": f"Bearer {token}"}
+    user = _call(f"{base}/admin/users", bearer, {"name": "bench"})
+    key = _call(f"{base}/admin/users/{user['id']}/access-keys", bearer, {"name": "bench"})["access_key"]
+    return System("daemon", port, f"/ak/{key}/v1/messages", pid)
+
+
+class _process:
+    """A child that is up on a port; ended by pid at the end."""
+
+    def __init__(self, command: list[str], port: int, environment: dict[str, str] | None = None) -> None:
+        self._command, self._port, self._environment = command, port, environment
+
+    def __enter__(self) -> int:
+        self._child = subprocess.Popen(self._command, env=self._environment, stderr=subprocess.DEVNULL)
+        for _ in range(400):
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+            except OSError:
+                if self._child.poll() is not None:
+                    break
+                time.sleep(0.025)
+            else:
+                return self._child.pid
+        raise SystemExit(f"{self._command[0]} did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self._child.terminate()
+        self._child.wait(15)
+
+
+def _call(url: str, headers: dict[str, str], body: object = None) -> dict[str, str]:
+    data = dumps(body).encode() if body is not None else b""
+    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(loads(answer.read()))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
