@@ -24,11 +24,10 @@ CLI_VARIABLES = frozenset(
         "PROXY_TIMEOUT",
         "PROXY_CA_BUNDLE",
         "PROXY_DEBUG",
+        "PROXY_ALLOW_HTTP",
         "PROXY_CONFIG_DIR",
     }
 )
-# Without the prefix: the names Claude Code itself uses (the tech guide's choice).
-BARE_VARIABLES = ("CLAUDE_CODE_MAX_OUTPUT_TOKENS", "MAX_THINKING_TOKENS")
 MINIMUM_SECRET_BYTES = 32
 _PLACEHOLDER = re.compile(r"change.?me|placeholder|example|your[-_ ]|secret.?here|^<.*>$", re.IGNORECASE)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)

@@ -62,6 +62,26 @@ async def test_a_revoked_key_stops_at_once(tmp_path: Path) -> None:
             assert (await client.post(f"/ak/{key}/v1/messages", json=REQUEST)).status_code == 401
 
 
+async def test_a_key_revoked_on_one_replica_stops_on_the_other(tmp_path: Path, database_url: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    async with (
+        running_simulator() as (_, plan),
+        running_daemon(tmp_path / "a", plan, PROXY_DATABASE_URL=database_url) as one,
+        running_daemon(tmp_path / "b", plan, PROXY_DATABASE_URL=database_url) as other,
+    ):
+        key = await one.create_key()
+        headers = {"authorization": f"Bearer {await one.admin_token()}"}
+        async with httpx.AsyncClient(base_url=one.url, headers=headers) as admin, httpx.AsyncClient() as client:
+            url = f"{other.url}/ak/{key}/v1/messages"
+            assert (await client.post(url, json=REQUEST)).status_code == 200
+            [row] = (await admin.get("/admin/access-keys")).json()["items"]
+            assert (await admin.delete(f"/admin/access-keys/{row['id']}")).status_code == 200
+            async with asyncio.timeout(5):
+                while (await client.post(url, json=REQUEST)).status_code != 401:
+                    await asyncio.sleep(0.05)
+
+
 async def test_a_key_created_after_it_was_refused_works_at_once(tmp_path: Path) -> None:
     async with running_simulator() as (_, plan), running_daemon(tmp_path, plan) as daemon:
         key = await daemon.create_key()
