@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 async def measure(quick: bool) -> dict[str, dict[str, list[float]]]:
     """Each figure of each system, one value a round."""
-    rounds, seconds = (1, 2.0) if quick else (3, 6.0)
+    rounds, seconds = (1, 2.0) if quick else (3, 3.0)
     streams, events = (100, 20) if quick else (500, 50)
     figures: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="proxyctl-bench-") as directory:

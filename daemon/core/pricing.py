@@ -89,7 +89,7 @@ def price(
     inference_geo: str | None = None,
 ) -> Priced:
     """The cost of one answer, at the price of the model, provider, region and tier that served it."""
-    name = sheet.names.get(normalise_model(model)) or sheet.names.get(_DATE.sub("", normalise_model(model)), "")
+    name = sheet.names.get(model) or _known_name(sheet, normalise_model(model))
     found = sheet.prices.get((provider, region, name)) or sheet.prices.get((provider, "global", name))
     estimated = found is None
     entry = found or sheet.dearest(provider)
@@ -98,6 +98,11 @@ def price(
         estimated = estimated or tokens.cache_write_1h > 0
     snapshot = _snapshot(sheet, entry, rates, tier, inference_geo if inference_geo in entry.geo_factors else None)
     return Priced(cost_at(tokens, snapshot), snapshot, estimated)
+
+
+def _known_name(sheet: PriceSheet, model: str) -> str:
+    """The id of a model by its normalised name, with or without a date that nobody has heard of."""
+    return sheet.names.get(model) or sheet.names.get(_DATE.sub("", model), "")
 
 
 def _snapshot(sheet: PriceSheet, entry: ModelPrice, rates: Rates, tier: str, geo: str | None) -> PriceSnapshot:
