@@ -17,7 +17,7 @@ from daemon.store.engine import OUTAGES, Store
 
 log = structlog.get_logger()
 
-BATCH = 500
+BATCH = 100  # rows a transaction: more would hold the loop for longer than 20 ms
 GATHER_SECONDS = 0.15  # records of that long are one transaction: its statements cost more than its rows
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 10.0
 
@@ -135,7 +135,8 @@ class Ledger:
         backoff = FIRST_BACKOFF
         while True:
             await self._arrived.wait()
-            await self._sleep(GATHER_SECONDS)
+            if len(self._queue) < BATCH:
+                await self._sleep(GATHER_SECONDS)
             batch = [self._queue[i] for i in range(min(BATCH, len(self._queue)))]
             try:
                 await self._append([pending.record for pending in batch])
