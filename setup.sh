@@ -3,8 +3,9 @@
 set -euo pipefail
 venv=${1:?usage: setup.sh DIRECTORY}
 
+# The machine's own choice first: with a 3.11 in front of the path, CI's 3.11 run is one.
 find_python() {
-  for name in python3.13 python3.12 python3.11 python3; do
+  for name in python3 python3.13 python3.12 python3.11; do
     if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "$name"
       return
@@ -20,11 +21,11 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/nu
   if ! "$python" -m venv "$venv" 2>/dev/null; then
     # Debian and Ubuntu keep ensurepip in a package of its own.
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-      apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
+      apt-get update -qq && apt-get install -y -qq --no-install-recommends "$python-venv" >/dev/null
       rm -rf "$venv"
-      python3 -m venv "$venv"
+      "$python" -m venv "$venv"
     else
-      echo "error: $python cannot create virtual environments; run: sudo apt-get install python3-venv" >&2
+      echo "error: $python cannot create virtual environments; run: sudo apt-get install $python-venv" >&2
       exit 1
     fi
   fi

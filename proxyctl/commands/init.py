@@ -17,7 +17,8 @@ PROXY_KEY_HASHER_SECRET={hasher}
 PROXY_JWT_SECRET={jwt}
 PROXY_LOCAL_ENCRYPTION_KEY={encryption}
 PROXY_ADMIN_USERNAME=admin
-PROXY_ADMIN_PASSWORD_HASH={password_hash}
+# In single quotes: Docker Compose would take the dollar signs for variables.
+PROXY_ADMIN_PASSWORD_HASH='{password_hash}'
 # PROXY_DATABASE_URL=postgresql+asyncpg://user:password@host/proxyctl
 # PROXY_PLAN_API_KEY=your Anthropic API key, for clients that bring no login of their own
 """

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -214,6 +215,7 @@ async def test_init_writes_secrets_once(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     before = file.read_text()
     assert done.out.strip() not in before
+    assert re.search(r"^PROXY_ADMIN_PASSWORD_HASH='\$argon2id\$[^']+'$", before, re.MULTILINE)
     again = await proxyctl("init", str(file))
     assert (again.code, file.read_text()) == (2, before)
     checked = await proxyctl("daemon", "check", "--env-file", str(file), PROXY_DATA_DIR=str(tmp_path / "data"))

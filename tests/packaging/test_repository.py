@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import yaml
+
 import daemon
 from tests.packaging.settings_table import BEGIN, END, table
 
@@ -39,6 +41,17 @@ def test_the_wheel_carries_migrations_and_data_and_no_tests(tmp_path: Path) -> N
     assert any(name.startswith("daemon/migrations/versions/0001") for name in names)
     assert "daemon/data/models.json" in names
     assert not any(name.startswith(("tests/", "bench/")) for name in names)
+
+
+def test_compose_starts_the_database_without_the_daemons_secrets() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert services["db"]["image"] == "postgres:15"
+    assert "env_file" not in services["db"]
+    assert services["daemon"]["env_file"] == [{"path": ".env", "required": False}]
+
+
+def test_an_image_is_built_without_the_operators_secrets() -> None:
+    assert "**/.env" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
 def test_lock_files_carry_no_addresses() -> None:
