@@ -41,7 +41,9 @@ async def measure(quick: bool) -> dict[str, dict[str, list[float]]]:
                         note(f"CPU µs per event, {streams} streams", paced.cpu_seconds * 1e6 / paced.events)
                     note(f"streams finished of {streams}", paced.finished)
                     note(f"first byte p99 ms, {streams} streams", statistics.quantiles(paced.milliseconds, n=100)[98])
-                    note("resident MB", system.resident_bytes() / 1e6)
+                    if system.pid is not None:
+                        note(f"resident MB after {streams} streams", system.resident_bytes() / 1e6)
+                        note("start to listening, ms", system.start_seconds * 1000)
     return figures
 
 

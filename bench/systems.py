@@ -19,6 +19,7 @@ from pathlib import Path
 PASSWORD = "bench"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_CORES = sorted(os.sched_getaffinity(0))
 
 
 @dataclass
@@ -29,6 +30,7 @@ class System:
     port: int
     path: str
     pid: int | None
+    start_seconds: float = 0.0
 
     def cpu_seconds(self) -> float:
         """User and system time of the process tree."""
@@ -49,9 +51,28 @@ def _stat(pid: int) -> list[int]:
     return [int(field) if field.lstrip("-").isdigit() else 0 for field in fields]
 
 
+def _install_nginx() -> None:
+    """nginx from the distribution, where this user may install it."""
+    if shutil.which("nginx") or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    for command in (["update"], ["install", "-y", "--no-install-recommends", "nginx-light"]):
+        subprocess.run(["apt-get", "-qq", *command], check=False, stdout=sys.stderr, timeout=180)
+
+
+def _pinned(command: list[str]) -> list[str]:
+    """The command on the first core alone, where there are two and taskset is here."""
+    return ["taskset", "-c", str(_CORES[0]), *command] if len(_CORES) > 1 and shutil.which("taskset") else command
+
+
 @asynccontextmanager
 async def running_systems(directory: Path, *, events: int, interval_ms: int) -> AsyncIterator[list[System]]:
     """Upstream and systems; all are ended afterwards."""
+    if not shutil.which("cc"):
+        raise SystemExit("the bench compiles its upstream and needs a C compiler: apt-get install gcc libc6-dev")
+    _install_nginx()
+    if len(_CORES) > 1:
+        # Load and upstream stay off the core that the system under test is pinned to.
+        os.sched_setaffinity(0, _CORES[1:])
     upstream = _free_port()
     responder = directory / "responder"
     source = Path(__file__).parent / "responder.c"
@@ -82,8 +103,9 @@ def _nginx(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
         '  proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;\n'
         " } } }\n"
     )
-    pid = stack.enter_context(_process(["nginx", "-c", str(config), "-p", str(directory)], port))
-    return System("nginx", port, "/v1/messages", pid)
+    child = _process(_pinned(["nginx", "-c", str(config), "-p", str(directory)]), port)
+    pid = stack.enter_context(child)
+    return System("nginx", port, "/v1/messages", pid, child.start_seconds)
 
 
 def _daemon(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
@@ -97,14 +119,15 @@ def _daemon(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
         "PROXY_LOG_LEVEL": "error",
     }
     command = [sys.executable, "-m", "proxyctl", "serve", "--port", str(port)]
-    pid = stack.enter_context(_process(command, port, environment))
+    child = _process(_pinned(command), port, environment)
+    pid = stack.enter_context(child)
     base = f"http://127.0.0.1:{port}"
     basic = b64encode(f"admin:{PASSWORD}".encode()).decode()
     token = _call(f"{base}/admin/auth/login", {"authorization": f"Basic {basic}"})["access_token"]
     bearer = {"authorization": f"Bearer {token}"}
     user = _call(f"{base}/admin/users", bearer, {"name": "bench"})
     key = _call(f"{base}/admin/users/{user['id']}/access-keys", bearer, {"name": "bench"})["access_key"]
-    return System("daemon", port, f"/ak/{key}/v1/messages", pid)
+    return System("daemon", port, f"/ak/{key}/v1/messages", pid, child.start_seconds)
 
 
 class _process:
@@ -112,17 +135,20 @@ class _process:
 
     def __init__(self, command: list[str], port: int, environment: dict[str, str] | None = None) -> None:
         self._command, self._port, self._environment = command, port, environment
+        self.start_seconds = 0.0
 
     def __enter__(self) -> int:
+        began = time.perf_counter()
         self._child = subprocess.Popen(self._command, env=self._environment, stderr=subprocess.DEVNULL)
-        for _ in range(400):
+        for _ in range(2000):
             try:
                 socket.create_connection(("127.0.0.1", self._port), 1).close()
             except OSError:
                 if self._child.poll() is not None:
                     break
-                time.sleep(0.025)
+                time.sleep(0.005)
             else:
+                self.start_seconds = time.perf_counter() - began
                 return self._child.pid
         raise SystemExit(f"{self._command[0]} did not start")
 
