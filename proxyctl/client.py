@@ -27,6 +27,7 @@ _BY_STATUS: dict[int, type[CliError]] = {
     400: RefusedError,
     422: RefusedError,
 }
+_MAX_TIMEOUT = 86_400
 
 
 class AdminClient:
@@ -36,6 +37,10 @@ class AdminClient:
         self.server = checked_server(server)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         bundle = os.environ.get("PROXY_CA_BUNDLE")
+        if bundle and not os.path.isfile(bundle):  # noqa: PTH113 - a string, as httpx takes it
+            raise UsageError(f"PROXY_CA_BUNDLE: {bundle} is not a file")
+        if not 0 < timeout <= _MAX_TIMEOUT:
+            raise UsageError(f"timeout {timeout:g}: expected seconds, more than 0, at most {_MAX_TIMEOUT}")
         transport = httpx.HTTPTransport(retries=2, verify=bundle or True)  # retries connecting, never a sent request
         self._http = httpx.Client(
             base_url=self.server,
@@ -70,6 +75,8 @@ class AdminClient:
         cursor: str | None = None
         while True:
             page = self.get(path, **query, **({"cursor": cursor} if cursor else {}))
+            if not isinstance(page.get("items"), list):
+                raise self._stranger(200, "a list")
             yield from page["items"]
             cursor = page.get("next_cursor")
             if not cursor:
@@ -90,10 +97,7 @@ class AdminClient:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise CliError(
-                f"{self.server} answered HTTP {answer.status_code} without JSON: is it a proxyctl daemon?",
-                hint="pass --server or set PROXY_SERVER",
-            )
+            raise self._stranger(answer.status_code, "JSON")
         if answer.status_code >= 300:
             raise self._failure(answer.status_code, document)
         return document
@@ -112,11 +116,19 @@ class AdminClient:
             ) from error
 
     def _failure(self, status: int, document: Mapping[str, Any]) -> CliError:
-        error = document.get("error") or {}
+        error = document.get("error")
+        if not isinstance(error, dict):
+            return self._stranger(status, "a reason")
         kind = _BY_STATUS.get(status, CliError)
         hint = "sign in with: proxyctl auth login      or set PROXY_ADMIN_TOKEN" if kind is AuthError else None
         message = str(error.get("message") or f"HTTP {status}")
         return kind(message, hint=hint, request_id=document.get("request_id"))
+
+    def _stranger(self, status: int, missing: str) -> CliError:
+        return CliError(
+            f"{self.server} answered HTTP {status} without {missing}: is it a proxyctl daemon?",
+            hint="pass --server or set PROXY_SERVER",
+        )
 
 
 def checked_server(server: str) -> str:

@@ -1,6 +1,7 @@
 """Registers commands: the global options work before and after the sub-command, errors become exit codes."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -60,7 +61,12 @@ def register(
 
         def run(**values: Any) -> None:
             options = Options(**{option: values.pop(option) for option in _GLOBAL})
-            function(Cli(options.over(root_options)), **values)
+            try:
+                function(Cli(options.over(root_options)), **values)
+                sys.stdout.flush()
+            except BrokenPipeError:  # the reader has seen enough; caught here because Typer makes exit 1 of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit from None
 
         run.__name__ = function.__name__
         run.__doc__ = function.__doc__
@@ -74,8 +80,10 @@ def register(
 
 
 def is_json(arguments: list[str]) -> bool:
-    """Whether the command line asks for JSON, before anything has parsed it."""
+    """Whether the command line, or else PROXY_OUTPUT, asks for JSON; judged without parsing."""
     text = " ".join(arguments)
+    if os.environ.get("PROXY_OUTPUT") == "json" and not any(a.startswith(("-o", "--output")) for a in arguments):
+        return True
     return "-o json" in text or "-ojson" in text or "--output json" in text or "--output=json" in text
 
 

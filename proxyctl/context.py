@@ -64,7 +64,8 @@ class Cli:
     def new_client(self, token: str | None) -> "AdminClient":
         from proxyctl.client import AdminClient
 
-        return AdminClient(self.server, token, timeout=self.options.timeout or _seconds("PROXY_TIMEOUT", 30.0))
+        given = self.options.timeout
+        return AdminClient(self.server, token, timeout=_seconds("PROXY_TIMEOUT", 30.0) if given is None else given)
 
     @property
     def interactive(self) -> bool:

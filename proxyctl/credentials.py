@@ -1,13 +1,13 @@
 """Where the admin token comes from: token file, environment, keyring, in this order. It is never an option's value."""
 
-import concurrent.futures
 import os
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxyctl.errors import AuthError, UsageError
 
@@ -30,14 +30,22 @@ class Token:
 def find_token(server: str, token_file: str | None) -> Token | None:
     """The token for a daemon, None when there is none."""
     if token_file:
-        return Token(read_secret_file(token_file), f"--token-file {token_file}")
+        return _checked(read_secret_file(token_file), f"--token-file {token_file}")
     if secret := os.environ.get("PROXY_ADMIN_TOKEN"):
-        return Token(secret.strip(), "PROXY_ADMIN_TOKEN")
+        return _checked(secret, "PROXY_ADMIN_TOKEN")
     try:
         stored = _with_keyring(lambda keyring: keyring.get_password(SERVICE, server))
     except KeyringUnavailable:
         return None
-    return Token(stored, "keyring") if stored else None
+    return _checked(stored, "keyring") if stored else None
+
+
+def _checked(secret: str, source: str) -> Token:
+    """A token that can be a header. One that cannot is refused here: the HTTP library's refusal would quote it."""
+    secret = secret.strip()
+    if not secret or not all("!" <= character <= "~" for character in secret):
+        raise UsageError(f"{source} does not hold a token: expected one line without spaces")
+    return Token(secret, source)
 
 
 def store_token(server: str, secret: str) -> None:
@@ -84,17 +92,27 @@ class KeyringUnavailable(Exception):
     """No keyring, a locked one, or one that does not answer."""
 
 
-def _with_keyring(use: Callable[..., T]) -> T:
-    """Call the keyring in a thread: a locked one may wait for ever for somebody to type a password."""
-    import keyring
-    from keyring.errors import KeyringError
+def _with_keyring(use: Callable[[Any], T]) -> T:
+    """Call the keyring in a thread: a locked one may wait for ever for somebody to type a password.
 
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-    try:
-        return pool.submit(use, keyring).result(_KEYRING_SECONDS)
-    except KeyringError as error:
-        raise KeyringUnavailable(f"no usable keyring ({type(error).__name__})") from error
-    except TimeoutError as error:
-        raise KeyringUnavailable(f"the keyring did not answer in {_KEYRING_SECONDS:g} s") from error
-    finally:
-        pool.shutdown(wait=False)
+    The thread is a daemon one, since an executor's is joined when the interpreter ends.
+    """
+    answer: list[T] = []
+    failure: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            import keyring
+
+            answer.append(use(keyring))
+        except Exception as error:  # noqa: BLE001 - backends raise what their platform raises; told below
+            failure.append(error)
+
+    thread = threading.Thread(target=ask, name="keyring", daemon=True)
+    thread.start()
+    thread.join(_KEYRING_SECONDS)
+    if answer:
+        return answer[0]
+    if failure:
+        raise KeyringUnavailable(f"no usable keyring ({type(failure[0]).__name__})") from failure[0]
+    raise KeyringUnavailable(f"the keyring did not answer in {_KEYRING_SECONDS:g} s")

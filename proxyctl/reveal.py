@@ -56,6 +56,11 @@ def deliver(text: str, output_file: str | None, *, quiet: bool) -> None:
 
 
 def check_output_file(output_file: str | None) -> None:
-    """Refuse an existing file before a key is made that could not be kept."""
-    if output_file is not None and os.path.lexists(output_file):
+    """Refuse a file that cannot be made, before a key is made that could not be kept."""
+    if output_file is None:
+        return
+    if os.path.lexists(output_file):
         raise CliError(f"{output_file} exists already, nothing was created", hint="name a new file")
+    folder = os.path.dirname(output_file) or "."  # noqa: PTH120
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CliError(f"{folder} is not a folder that can be written, nothing was created", hint="name another file")
