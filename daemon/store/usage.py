@@ -53,7 +53,10 @@ async def append(
 
     `day_of` gives the instant at which the day of an instant began, in the budget's zone.
     """
-    unique = list({record.request_id: record for record in reversed(records)}.values())
+    first: dict[str, UsageRecord] = {}
+    for record in records:  # in the order of arrival, which becomes that of the ids
+        first.setdefault(record.request_id, record)
+    unique = list(first.values())
     known_users = await _existing(connection, users, {record.user_id for record in unique})
     known_keys = await _existing(connection, access_keys, {record.access_key_id for record in unique})
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert

@@ -104,6 +104,18 @@ async def test_records_come_newest_first_and_page_by_id(store: Store) -> None:
     assert [row["id"] for row in [*first, *second]] == [5, 4, 3, 2]
 
 
+async def test_a_batch_keeps_its_order_and_the_first_of_a_duplicate(store: Store) -> None:
+    batch = [usage_record(request_id=f"req_{n}") for n in (3, 1, 2)]
+    await append(store, [*batch, usage_record(request_id="req_1", status=500)])
+    async with store.read() as connection:
+        rows = await usage.records(connection, limit=9)
+    assert [(row["request_id"], row["status"]) for row in rows[::-1]] == [
+        ("req_3", 200),
+        ("req_1", 200),
+        ("req_2", 200),
+    ]
+
+
 async def test_errors_can_be_listed_alone(store: Store) -> None:
     await append(
         store, [usage_record(request_id="req_1"), usage_record(request_id="req_2", ended=Ended.ERROR, status=529)]
