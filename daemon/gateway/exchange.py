@@ -16,7 +16,7 @@ from daemon.upstreams.base import Abortable, Failure
 PROVIDER = "plan"
 CLIENT_LEFT_STATUS = 499  # nginx's number for it; never sent, only kept
 _BYTES_PER_TOKEN = 4
-_TEXT_LIMIT = 256
+_TEXT_LIMIT, _ID_LIMIT, _CLASS_LIMIT = 256, 128, 64  # as long as their columns: PostgreSQL refuses what is longer
 
 
 @dataclass(slots=True)
@@ -140,11 +140,11 @@ class Accounts:
                 duration_ms=duration,
                 first_byte_ms=exchange.first_byte_ms,
                 error_type=error_type,
-                upstream_request_id=upstream_request_id,
+                upstream_request_id=upstream_request_id[:_ID_LIMIT] if upstream_request_id else None,
                 session_id=hints.get(b"x-claude-code-session-id") or exchange.facts.session_id,
                 agent_id=hints.get(b"x-claude-code-agent-id"),
                 parent_agent_id=hints.get(b"x-claude-code-parent-agent-id"),
-                request_class=hints.get(b"x-claude-code-request-class"),
+                request_class=hints.get(b"x-claude-code-request-class", "")[:_CLASS_LIMIT] or None,
                 prompt_id=hints.get(b"x-claude-code-prompt-id"),
             )
         )

@@ -1,13 +1,15 @@
 """An append-only journal on local disk: what was settled survives the process, whatever ends it.
 
 A frame is `magic | length | CRC-32 of the payload | payload`. A torn frame at the end of a segment is what a crash
-leaves and is dropped; a damaged one in the middle is set aside with its offset, and reading goes on at the next magic.
+leaves and is dropped; a damaged one, whole but wrong, is set aside with its offset, and reading goes on at the next
+magic.
 """
 
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +67,7 @@ class Journal:
             if self._write(self._descriptor, frame) != len(frame):
                 raise JournalError("short write")
         except OSError as error:
-            self.close()
+            self._abandon()
             raise JournalError(f"journal: {error.strerror or error}") from error
         self._size += len(frame)
         return self.path
@@ -95,6 +97,14 @@ class Journal:
         if descriptor is not None:
             os.close(descriptor)
 
+    def _abandon(self) -> None:
+        """Close the segment after a failed write; without a whole frame it is deleted, too."""
+        path, empty = self.path, not self._size
+        self.close()
+        if path is not None and empty:
+            with suppress(OSError):
+                path.unlink()
+
     def _rotate(self) -> None:
         self.close()
         self._number += 1
@@ -118,7 +128,9 @@ def read_segment(path: Path) -> Segment:
         following = data.find(MAGIC, position + 1)
         while following >= 0 and _frame_at(data, following) is None:
             following = data.find(MAGIC, following + 1)
-        if following < 0:  # nothing readable follows: the torn end of a crash
+        if following < 0:
+            if not _is_torn(data, position):
+                damage.append(Damage(position, data[position:]))
             break
         damage.append(Damage(position, data[position:following]))
         position = following
@@ -134,6 +146,14 @@ def _frame_at(data: bytes, position: int) -> bytes | None:
         return None
     payload = data[start : start + length]
     return payload if zlib.crc32(payload) == checksum else None
+
+
+def _is_torn(data: bytes, position: int) -> bool:
+    """Whether what is left is the beginning of a frame: what a crash in the middle of a write leaves."""
+    if len(data) - position < _HEADER.size:
+        return True
+    magic, length, _ = _HEADER.unpack_from(data, position)
+    return bool(magic == MAGIC and position + _HEADER.size + length > len(data))
 
 
 def _segments(directory: Path) -> list[Path]:

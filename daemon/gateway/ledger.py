@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from daemon.core.record import UsageRecord, decode, encode
 from daemon.gateway.journal import Journal, JournalError
@@ -74,11 +73,12 @@ class Ledger:
             for damage in segment.damage:
                 log.error("journal damaged", segment=segment.path.name, offset=damage.offset, bytes=len(damage.data))
                 self._journal.set_aside(segment.path, damage)
-            for payload in segment.payloads:
+            for number, payload in enumerate(segment.payloads):
                 try:
                     self._enqueue(_Pending(decode(payload), segment.path))
                 except ValueError as error:
                     log.error("journal record unreadable", segment=segment.path.name, reason=str(error))
+                    self._journal.reject(f"{segment.path.stem}-{number}", payload)
             if segment.path not in self._held:
                 self._journal.discard(segment.path)
         replayed = self.pending
@@ -139,16 +139,28 @@ class Ledger:
                 await self._sleep(GATHER_SECONDS)
             batch = [self._queue[i] for i in range(min(BATCH, len(self._queue)))]
             try:
-                await self._append([pending.record for pending in batch])
+                await self._append_batch(batch)
             except OUTAGES as error:
                 self.failures += 1
                 log.warning("ledger write failed", reason=type(error).__name__, pending=self.pending, retry_in=backoff)
                 await self._sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
-                continue
-            except DBAPIError:
-                await self._append_one_by_one(batch)
-            backoff = FIRST_BACKOFF
+            else:
+                backoff = FIRST_BACKOFF
+
+    async def _append_batch(self, batch: list[_Pending]) -> None:
+        """Bring a batch into the store, or set aside what the store refuses.
+
+        Raises:
+            one of `OUTAGES`: what is not in the store yet is still in the queue.
+        """
+        try:
+            await self._append([pending.record for pending in batch])
+        except OUTAGES:
+            raise
+        except Exception:  # noqa: BLE001 - a driver refuses a value in its own ways; the writer must outlive them all
+            await self._append_one_by_one(batch)
+        else:
             self._committed(batch)
 
     async def _append(self, records: list[UsageRecord]) -> None:
@@ -160,12 +172,24 @@ class Ledger:
         for pending in batch:
             try:
                 await self._append([pending.record])
-            except DBAPIError as error:
-                self.failures += 1
-                log.error(
-                    "usage record refused", request_id=pending.record.request_id, reason=type(error.orig).__name__
-                )
-                self._journal.reject(pending.record.request_id, encode(pending.record))
+            except OUTAGES:  # the store went away: that says nothing about the record
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                self._set_aside(pending, error)
+            self._committed([pending])
+
+    def _set_aside(self, pending: _Pending, error: Exception) -> None:
+        self.failures += 1
+        request_id = pending.record.request_id
+        log.error("usage record refused", request_id=request_id, reason=type(getattr(error, "orig", error)).__name__)
+        try:
+            self._journal.reject(request_id, encode(pending.record))
+        except OSError as full:
+            log.error("usage record not set aside", request_id=request_id, reason=str(full))
+            if pending.segment is not None:  # its segment is kept: the next start tries again
+                self._held[pending.segment] += 1
+            elif pending.committed is not None and not pending.committed.done():
+                pending.committed.set_exception(LedgerUnavailable())
 
     def _committed(self, batch: list[_Pending]) -> None:
         for pending in batch:

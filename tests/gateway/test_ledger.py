@@ -6,10 +6,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from daemon.core.periods import day_start
-from daemon.core.record import encode
+from daemon.core.record import decode, encode
 from daemon.gateway.journal import Journal, JournalError, read_segment
 from daemon.gateway.ledger import Ledger, LedgerUnavailable
 from daemon.store import usage
@@ -62,6 +62,27 @@ def test_a_flipped_bit_costs_one_frame_and_is_set_aside(tmp_path: Path) -> None:
         assert list(segment.payloads) == PAYLOADS[1:]
         [damage] = segment.damage
         assert (damage.offset, len(damage.data)) == (0, first)
+
+
+def test_a_flipped_bit_in_the_last_payload_is_damage_and_not_a_torn_end(tmp_path: Path) -> None:
+    data = written(tmp_path)
+    last = len(data) - len(PAYLOADS[-1]) - 12
+    for position in range(last + 12, len(data)):
+        (tmp_path / "flipped").write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        segment = read_segment(tmp_path / "flipped")
+        assert list(segment.payloads) == PAYLOADS[:-1]
+        assert [damage.offset for damage in segment.damage] == [last]
+
+
+def test_writes_that_fail_leave_no_files_behind(tmp_path: Path) -> None:
+    def full(_: int, __: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(tmp_path, write=full)
+    for _ in range(3):
+        with pytest.raises(JournalError):
+            journal.append(b"lost")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_closes_the_segment_and_the_next_one_is_clean(tmp_path: Path) -> None:
@@ -156,19 +177,86 @@ async def test_without_a_journal_a_record_waits_for_the_store(store: Store, tmp_
     await nowhere.aclose(patience=0.01)
 
 
-async def test_a_record_the_store_refuses_does_not_hold_up_the_others(store: Store, tmp_path: Path) -> None:
-    if store.dialect == "sqlite":
-        refused = usage_record(request_id="req_bad", duration_ms=2**70)
-    else:
-        refused = usage_record(request_id="req_bad", duration_ms=2**40)
-    journal = Journal(tmp_path / "journal")
-    ledger = ledger_of(store, journal)
+class ScriptedStore:
+    """A store whose first transactions end as the script says: an exception, or None for as usual."""
+
+    def __init__(self, store: Store, *outcomes: Exception | None) -> None:
+        self._store = store
+        self._outcomes = list(outcomes)
+        self.read = store.read
+
+    def write(self) -> object:
+        outcome = self._outcomes.pop(0) if self._outcomes else None
+        if outcome is not None:
+            raise outcome
+        return self._store.write()
+
+
+REFUSED = IntegrityError("INSERT", {}, Exception("refused"))
+GONE = OperationalError("INSERT", {}, Exception("connection refused"))
+
+
+def rejected(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("*.rejected"))
+
+
+async def test_a_record_the_store_refuses_is_set_aside_and_does_not_hold_up_the_others(
+    store: Store, tmp_path: Path
+) -> None:
+    refused = usage_record(request_id="req_bad", duration_ms=2**63)  # SQLite's driver raises OverflowError for it
+    ledger = ledger_of(store, Journal(tmp_path))
     await ledger.start()
     for record in (usage_record(request_id="req_1"), refused, usage_record(request_id="req_2")):
-        try:
-            await ledger.settle(record)
-        except TypeError:  # orjson refuses what no database could hold either
-            continue
+        await ledger.settle(record)
     await ledger.flush()
     assert await ids(store) == ["req_1", "req_2"]
+    assert decode((tmp_path / "req_bad.rejected").read_bytes()) == refused
     await ledger.aclose()
+
+
+@pytest.mark.parametrize("outage", [GONE, ConnectionResetError()], ids=["database", "socket"])
+async def test_a_store_that_goes_away_while_rows_are_tried_one_by_one_refuses_none_of_them(
+    store: Store, tmp_path: Path, outage: Exception
+) -> None:
+    scripted = ScriptedStore(store, REFUSED, None, outage, outage)
+    ledger = ledger_of(scripted, Journal(tmp_path))  # type: ignore[arg-type]
+    await ledger.start()
+    for n in range(3):
+        await ledger.settle(usage_record(request_id=f"req_{n}"))
+    await ledger.flush()
+    assert await ids(store) == ["req_0", "req_1", "req_2"]
+    assert (rejected(tmp_path), ledger.failures, ledger.written) == ([], 2, 3)
+    await ledger.aclose()
+
+
+async def test_a_refused_record_that_cannot_be_set_aside_keeps_its_segment(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_name: str, _payload: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(tmp_path)
+    monkeypatch.setattr(journal, "reject", full)
+    ledger = ledger_of(ScriptedStore(store, REFUSED, REFUSED), journal)  # type: ignore[arg-type]
+    await ledger.start()
+    for n in range(2):
+        await ledger.settle(usage_record(request_id=f"req_{n}"))
+    await ledger.aclose()
+    assert await ids(store) == ["req_1"]
+
+    later = ledger_of(store, Journal(tmp_path))
+    await later.start()
+    await later.aclose()
+    assert await ids(store) == ["req_0", "req_1"]
+    assert list(tmp_path.glob("*.wal")) == []
+
+
+async def test_a_record_of_the_journal_that_cannot_be_read_is_set_aside(store: Store, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.append(b'{"from": "another version"}')
+    journal.close()
+    ledger = ledger_of(store, Journal(tmp_path / "journal"))
+    await ledger.start()
+    await ledger.aclose()
+    [kept] = (tmp_path / "journal").iterdir()
+    assert (kept.name, kept.read_bytes()) == ("000000000001-0.rejected", b'{"from": "another version"}')

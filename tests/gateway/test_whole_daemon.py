@@ -50,6 +50,22 @@ async def test_a_streamed_request_ends_up_on_the_books_to_the_token(tmp_path: Pa
         assert summary["totals"]["cost_nano_usd"] == record["cost_nano_usd"]
 
 
+async def test_no_header_however_long_keeps_a_request_off_the_books(tmp_path: Path, database_url: str) -> None:
+    names = ("session-id", "agent-id", "parent-agent-id", "request-class", "prompt-id")
+    async with (
+        running_simulator() as (_, plan),
+        running_daemon(tmp_path, plan, PROXY_DATABASE_URL=database_url) as daemon,
+    ):
+        key = await daemon.create_key()
+        headers = {"authorization": f"Bearer {await daemon.admin_token()}"}
+        long = {f"x-claude-code-{name}": "x" * 1000 for name in names}
+        async with httpx.AsyncClient(base_url=daemon.url) as client:
+            answer = await client.post(f"/ak/{key}/v1/messages", json=REQUEST, headers=long)
+            await daemon.runtime.ledger.flush()
+            [record] = (await client.get("/admin/usage/records", headers=headers)).json()["items"]
+        assert record["request_id"] == answer.headers["request-id"]
+
+
 async def test_a_revoked_key_stops_at_once(tmp_path: Path) -> None:
     async with running_simulator() as (_, plan), running_daemon(tmp_path, plan) as daemon:
         key = await daemon.create_key()

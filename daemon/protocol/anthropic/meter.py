@@ -124,7 +124,7 @@ class UsageMeter:
     def _error(self, document: dict[str, Any]) -> None:
         error = document.get("error")
         kind = error.get("type") if isinstance(error, dict) else None
-        self._error_type = kind[:64] if isinstance(kind, str) and kind else "api_error"
+        self._error_type = kind[:64] if isinstance(kind, str) and kind.isprintable() and kind else "api_error"
 
     def _usage(self, usage: object, *, final: bool) -> bool:
         """Merge a usage object by the maximum of each field; True when it holds what it must."""
