@@ -19,13 +19,17 @@ def url() -> str:
 
 
 def migrate(connection: Connection) -> None:
-    """One transaction for all steps; on PostgreSQL a second migrator waits, and no step waits long for a table lock."""
+    """One transaction for all steps; a second migrator waits, and on PostgreSQL no step waits long for a table lock."""
     postgres = connection.dialect.name == "postgresql"
     if postgres:
         connection.execute(text(f"SELECT pg_advisory_lock({ADVISORY_LOCK})"))
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.commit()
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=not postgres)
+    else:
+        connection.execution_options(sqlite_write=True)
+    context.configure(
+        connection=connection, target_metadata=metadata, render_as_batch=not postgres, transactional_ddl=True
+    )
     with context.begin_transaction():
         context.run_migrations()
     connection.commit()

@@ -86,7 +86,7 @@ class Admission:
             return _REFUSED
         try:
             principal = await self._principal(self._hash_key(raw))
-        except StoreAway:
+        except KeyUnverifiable:
             return _UNKNOWABLE
         return _REFUSED if principal is None else Admitted(principal, raw)
 
@@ -117,7 +117,7 @@ class Admission:
             entry = _Entry(await self._directory.lookup(key_hash, self._now()), self._monotonic())
         except self._outages as error:
             if stale is None or self._monotonic() - stale.verified >= self._max_stale or generation != self._generation:
-                raise StoreAway from error
+                raise KeyUnverifiable from error
             return stale
         finally:
             del self._pending[key_hash]
@@ -127,5 +127,5 @@ class Admission:
         return entry
 
 
-class StoreAway(Exception):
+class KeyUnverifiable(Exception):
     """The store cannot be asked, and the key is not known well enough to go on without it."""

@@ -8,12 +8,19 @@ from typing import Any
 from asyncpg.exceptions import InterfaceError as AsyncpgInterfaceError
 from asyncpg.exceptions import PostgresConnectionError
 from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+
+class StoreAway(Exception):
+    """PostgreSQL would not serve just now: the same statement can succeed later."""
+
+
 # What it looks like when the store is away, whoever notices it.
 OUTAGES: tuple[type[Exception], ...] = (
+    StoreAway,
     OperationalError,
     InterfaceError,
     DisconnectionError,
@@ -25,6 +32,9 @@ OUTAGES: tuple[type[Exception], ...] = (
 )
 STATEMENT_TIMEOUT_MS = 5_000
 _CONNECT_SECONDS = 3.0
+# Classes of SQLSTATE that blame the statement or its values. All others (08 connection, 25 read-only standby,
+# 40 deadlock, 53 too many connections, 55 lock, 57 timeout and shutdown, …) blame the moment.
+_STATEMENT_AT_FAULT = ("0A", "21", "22", "23", "42", "44")
 
 
 class Store:
@@ -41,7 +51,7 @@ class Store:
         if url.startswith("sqlite"):
             engine = create_async_engine(url)
             event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
-            event.listen(engine.sync_engine, "begin", _sqlite_begin)
+            event.listen(engine.sync_engine, "begin", sqlite_begin)
         else:
             engine = create_async_engine(
                 url,
@@ -55,6 +65,7 @@ class Store:
                     "server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS)},
                 },
             )
+            event.listen(engine.sync_engine, "handle_error", _postgres_away)
         return cls(engine)
 
     @asynccontextmanager
@@ -88,6 +99,18 @@ class Store:
         await self._engine.dispose()
 
 
+def _postgres_away(context: ExceptionContext) -> None:
+    """SQLAlchemy has no class of its own for most of asyncpg's errors; without a state the connection was lost."""
+    error = context.sqlalchemy_exception
+    if error is None or isinstance(error, OUTAGES):
+        return
+    state = getattr(context.original_exception, "sqlstate", None)
+    if state is None and not context.is_disconnect:
+        return
+    if state is None or not state.startswith(_STATEMENT_AT_FAULT):
+        raise StoreAway(str(context.original_exception)) from context.original_exception
+
+
 def _sqlite_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
     cursor = connection.cursor()
@@ -96,7 +119,7 @@ def _sqlite_pragmas(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _sqlite_begin(connection: Any) -> None:
+def sqlite_begin(connection: Any) -> None:
     """A writer takes the write lock at once, so that it never fails half-way with `database is locked`."""
     writes = connection.get_execution_options().get("sqlite_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

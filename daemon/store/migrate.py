@@ -5,23 +5,25 @@ All functions are synchronous and may take seconds: call them in a thread or bef
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from daemon.resources import migrations_path
+from daemon.store.engine import sqlite_begin
 from daemon.store.tables import metadata
 
 T = TypeVar("T")
 
 ADVISORY_LOCK = 7_221_942_044  # any number, the same for all migrators
+_WAIT_FOR_MIGRATOR_MS = 60_000  # SQLite's write lock is the lock of its migrators
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -69,6 +71,9 @@ def run_with_connection(url: str, use: Callable[[Connection], T]) -> T:
 
     async def run() -> T:
         engine = create_async_engine(url, poolclass=NullPool)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine.sync_engine, "connect", _sqlite_transactions)
+            event.listen(engine.sync_engine, "begin", sqlite_begin)
         try:
             async with engine.connect() as connection:
                 return await connection.run_sync(use)
@@ -76,6 +81,14 @@ def run_with_connection(url: str, use: Callable[[Connection], T]) -> T:
             await engine.dispose()
 
     return asyncio.run(run())
+
+
+def _sqlite_transactions(connection: Any, _record: object) -> None:
+    """Let DDL be part of a transaction. Foreign keys stay off: rebuilding a table drops it first."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_WAIT_FOR_MIGRATOR_MS}")
+    cursor.close()
 
 
 def _config(url: str) -> Config:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -264,8 +264,10 @@ async def _roll_up(
 
 
 async def _touch_keys(connection: AsyncConnection, fresh: Sequence[UsageRecord]) -> None:
+    """Never backwards: a replayed record may be older than what the key has done since."""
     last: dict[UUID, datetime] = {}
     for record in fresh:
         last[record.access_key_id] = max(record.finished_at, last.get(record.access_key_id, record.finished_at))
     for key, instant in sorted(last.items()):
-        await connection.execute(update(access_keys).where(access_keys.c.id == key).values(last_used_at=instant))
+        older = or_(access_keys.c.last_used_at.is_(None), access_keys.c.last_used_at < instant)
+        await connection.execute(update(access_keys).where(access_keys.c.id == key, older).values(last_used_at=instant))

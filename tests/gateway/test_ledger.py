@@ -2,11 +2,15 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import text
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.core.periods import day_start
 from daemon.core.record import decode, encode
@@ -260,3 +264,64 @@ async def test_a_record_of_the_journal_that_cannot_be_read_is_set_aside(store: S
     await ledger.aclose()
     [kept] = (tmp_path / "journal").iterdir()
     assert (kept.name, kept.read_bytes()) == ("000000000001-0.rejected", b'{"from": "another version"}')
+
+
+class RefusingStore:
+    """Refuses the first transaction for a reason of its own, is away for the second, and works after that."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._failures: list[Exception] = [
+            OperationalError("INSERT", {}, Exception("connection refused")),
+            DataError("INSERT", {}, Exception("value out of range")),
+        ]
+        self.read = store.read
+
+    def write(self) -> object:
+        if self._failures:
+            raise self._failures.pop()
+        return self._store.write()
+
+
+async def test_a_store_that_goes_away_while_a_refused_record_is_sought_loses_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    ledger = ledger_of(RefusingStore(store), Journal(tmp_path / "journal"))  # type: ignore[arg-type]
+    await ledger.start()
+    for n in range(3):
+        await ledger.settle(usage_record(request_id=f"req_{n}"))
+    await ledger.flush()
+    assert await ids(store) == ["req_0", "req_1", "req_2"]
+    await ledger.aclose()
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_standby_that_refuses_writes_loses_nothing(store: Store, tmp_path: Path) -> None:
+    standby = StandbyStore(store, refusals=3)
+    ledger = ledger_of(standby, Journal(tmp_path / "journal"))  # type: ignore[arg-type]
+    await ledger.start()
+    for n in range(3):
+        await ledger.settle(usage_record(request_id=f"req_{n}"))
+    await ledger.flush()
+    assert await ids(store) == ["req_0", "req_1", "req_2"]
+    assert ledger.failures == 3
+    await ledger.aclose()
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+class StandbyStore:
+    """A PostgreSQL server that has not been promoted yet for the first `refusals` transactions."""
+
+    def __init__(self, store: Store, *, refusals: int) -> None:
+        self._store = store
+        self._refusals = refusals
+        self.read = store.read
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        async with self._store.write() as connection:
+            if self._refusals:
+                self._refusals -= 1
+                await connection.execute(text("SET TRANSACTION READ ONLY"))
+            yield connection

@@ -134,6 +134,15 @@ async def test_a_key_remembers_when_it_was_last_used(store: Store) -> None:
         assert await connection.scalar(select(access_keys.c.last_used_at)) == record.finished_at
 
 
+async def test_a_replayed_record_does_not_turn_the_last_use_of_a_key_back(store: Store) -> None:
+    user, key = await create_key(store)
+    for request_id, finished_at in (("req_new", NOON + timedelta(days=1)), ("req_old", NOON)):
+        record = usage_record(request_id=request_id, user_id=user, access_key_id=key, finished_at=finished_at)
+        await append(store, [record])
+    async with store.read() as connection:
+        assert await connection.scalar(select(access_keys.c.last_used_at)) == NOON + timedelta(days=1)
+
+
 async def test_spending_is_that_of_one_user_and_period(store: Store) -> None:
     mine, other = uuid4(), uuid4()
     await append(
