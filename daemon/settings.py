@@ -3,6 +3,7 @@
 import base64
 import binascii
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from daemon.core.mapping import REGIONS, check_target, is_region
 
 # Variables that belong to the command line tool; the daemon ignores them.
 CLI_VARIABLES = frozenset(
@@ -28,6 +31,7 @@ CLI_VARIABLES = frozenset(
         "PROXY_CONFIG_DIR",
     }
 )
+_UNPREFIXED = ("claude_code_max_output_tokens", "max_thinking_tokens")
 MINIMUM_SECRET_BYTES = 32
 _PLACEHOLDER = re.compile(r"change.?me|placeholder|example|your[-_ ]|secret.?here|^<.*>$", re.IGNORECASE)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
@@ -50,6 +54,18 @@ def _seconds(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?", value.strip()):
         raise ValueError("expected a number of seconds, such as 60")
     return value
+
+
+def _json_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        document = json.loads(value)
+    except ValueError:
+        raise ValueError("expected a JSON object") from None
+    if not isinstance(document, dict):
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - pydantic turns this one into a problem
+    return document
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=86_400)]
@@ -76,6 +92,36 @@ class Settings(BaseSettings):
     # Plan (Anthropic)
     plan_api_key: SecretStr | None = Field(None, description="Anthropic API key for clients that bring no login")
     plan_api_url: str = Field("https://api.anthropic.com", description="base URL of the Anthropic API")
+
+    # Bedrock
+    bedrock_region: str = Field("ap-northeast-2", description="AWS region of Bedrock keys that name none")
+    bedrock_url: str = Field("", description="base URL of Bedrock's runtime, {region} is filled in; empty: AWS")
+    bedrock_model_mapping: Annotated[dict[str, str], BeforeValidator(_json_object)] = Field(
+        {}, description="JSON: Claude model id to Bedrock model id; over the packaged map, under the database's"
+    )
+    bedrock_default_model: str | None = Field(None, description="deprecated and ignored: map models instead")
+    bedrock_key_cache_ttl: Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600)] = Field(
+        300.0, description="seconds a decrypted Bedrock key is remembered"
+    )
+    kms_key_id: str | None = Field(None, description="KMS key that seals Bedrock keys: id, alias or ARN")
+    kms_url: str = Field("", description="base URL of KMS; empty: AWS")
+    sts_url: str = Field("", description="base URL of STS; empty: AWS")
+
+    # Routing
+    circuit_failure_threshold: int = Field(3, ge=1, le=1000, description="failures in a minute that open a circuit")
+    circuit_reset_timeout: Seconds = Field(1800.0, description="seconds a circuit stays open at most")
+    sticky_seconds: Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86_400)] = Field(
+        1800.0, description="seconds a session stays with the provider it moved to"
+    )
+    compatibility_ttl: Seconds = Field(86_400.0, description="seconds that a learned incompatibility is remembered")
+
+    # What clients may ask for (the names are the client's own)
+    claude_code_max_output_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="most output tokens a request may ask for; unset: as the client says"
+    )
+    max_thinking_tokens: int | None = Field(
+        None, ge=1024, le=1_000_000, description="largest thinking budget a request may ask for; unset: as it says"
+    )
 
     # Server
     trusted_proxies: str = Field("", description="addresses whose X-Forwarded-For is believed, comma separated")
@@ -119,10 +165,10 @@ class Settings(BaseSettings):
             raise ValueError("expected postgresql+asyncpg://user:password@host/name, or nothing for SQLite")
         return value
 
-    @field_validator("plan_api_url")
+    @field_validator("plan_api_url", "bedrock_url", "kms_url", "sts_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
+        if value and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
             raise ValueError("expected http(s)://host[:port][/path] without credentials or query")
         return value.rstrip("/")
 
@@ -153,6 +199,22 @@ class Settings(BaseSettings):
             raise ValueError(
                 "expected an argon2id, bcrypt or SHA-256 hex hash; make one: proxyctl daemon hash-password"
             )
+        return value
+
+    @field_validator("bedrock_region")
+    @classmethod
+    def _known_region(cls, value: str) -> str:
+        if not is_region(value):
+            raise ValueError(f"expected an AWS region with Bedrock, such as {', '.join(REGIONS[:3])}")
+        return value
+
+    @field_validator("bedrock_model_mapping")
+    @classmethod
+    def _bedrock_ids(cls, value: dict[str, str]) -> dict[str, str]:
+        for model, target in value.items():
+            problem = check_target(target)
+            if problem:
+                raise ValueError(f"{model[:64]}: {problem}")
         return value
 
     @field_validator("budget_timezone")
@@ -196,15 +258,20 @@ def _check_secret(text: str) -> None:
         raise ValueError("is not random (fewer than 8 different characters)")
 
 
+def variable_of(field: str) -> str:
+    """The environment variable of a setting: two of them carry Claude Code's own names."""
+    return field.upper() if field in _UNPREFIXED else f"PROXY_{field.upper()}"
+
+
 def known_variables() -> frozenset[str]:
     """Names of all variables the daemon reads."""
-    return frozenset(f"PROXY_{name.upper()}" for name in Settings.model_fields)
+    return frozenset(variable_of(name) for name in Settings.model_fields)
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings | list[SettingsProblem]:
     """Settings from environment variables; all problems at once when there are any. No value is ever quoted."""
     known = known_variables()
-    given = {name: value for name, value in environment.items() if name.upper().startswith("PROXY_")}
+    given = {n: value for n, value in environment.items() if n.upper().startswith("PROXY_") or n in known}
     problems = [
         SettingsProblem(name, _unknown(name, known))
         for name in sorted(given)
@@ -222,7 +289,7 @@ def missing_for_postgres(settings: Settings) -> list[SettingsProblem]:
     """What a team's deployment must name itself: nothing is generated there, or replicas would disagree."""
     required = ("key_hasher_secret", "jwt_secret", "admin_password_hash")
     return [
-        SettingsProblem(f"PROXY_{name.upper()}", "is required with PostgreSQL; make all secrets with: proxyctl init")
+        SettingsProblem(variable_of(name), "is required with PostgreSQL; make all secrets with: proxyctl init")
         for name in required
         if getattr(settings, name) is None
     ]
@@ -235,6 +302,6 @@ def _unknown(name: str, known: frozenset[str]) -> str:
 
 def _problem(detail: dict[str, Any]) -> SettingsProblem:
     location = detail["loc"]
-    variable = f"PROXY_{str(location[0]).upper()}" if location else "settings"
+    variable = variable_of(str(location[0])) if location else "settings"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return SettingsProblem(variable, message[:1].lower() + message[1:])

@@ -212,6 +212,53 @@ model_mappings = Table(
     _unique_live("uq_model_mappings_live_claude_model", "claude_model"),
 )
 
+# What the data plane learns while it runs, shared by all replicas.
+
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("scope", String(16), nullable=False),  # access_key | credential
+    Column("scope_id", String(64), nullable=False),
+    Column("provider", String(16), nullable=False),
+    Column("failures", JsonDocument, nullable=False),  # instants of the failures in the window, RFC 3339
+    Column("last_failure", String(64)),
+    Column("opened_at", UtcDateTime),  # null: closed
+    Column("open_until", UtcDateTime),
+    Column("reopened", Integer, nullable=False, server_default="0"),  # failed probes in a row
+    Column("probe_owner", String(64)),
+    Column("probe_until", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("scope", "scope_id", "provider"),
+)
+
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("provider", String(16), nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("model", String(512), nullable=False),  # as sent to the provider
+    Column("kind", String(16), nullable=False),  # beta | field | route | profile
+    Column("value", String(256), nullable=False),
+    Column("reason", String(256), nullable=False),
+    Column("learned_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+    UniqueConstraint("provider", "region", "model", "kind", "value"),
+)
+
+session_routes = Table(
+    "session_routes",
+    metadata,
+    Column("access_key_id", Uuid, ForeignKey("access_keys.id", ondelete="CASCADE"), nullable=False),
+    Column("session_id", String(256), nullable=False),
+    Column("provider", String(16), nullable=False),
+    Column("until", UtcDateTime, nullable=False, index=True),
+    Column("healing", String(32)),  # how thinking blocks of earlier turns are repaired, on every later turn alike
+    Column("updated_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("access_key_id", "session_id"),
+)
+
 budget_counters = Table(
     "budget_counters",
     metadata,
@@ -264,7 +311,8 @@ audit_log = Table(
     Column("request_id", String(40), nullable=False),
 )
 
-# One row per name: `access` (keys and users), `sessions` (admin sign-ins), `config`. A replica that sees a number it
+# One row per name: `access` (keys and users), `sessions` (admin sign-ins), `routing` (circuits and what was learned),
+# `models` (mappings). A replica that sees a number it
 # does not know drops what it cached.
 settings_epoch = Table(
     "settings_epoch",

@@ -40,7 +40,7 @@ register(group, "run")(_run)
 def check(cli: Cli, env_file: EnvFile = None) -> None:
     """Load settings and look at the database; start nothing. Exit 2 when the settings are wrong."""
     from daemon.secrets_store import data_directory, database_url
-    from daemon.settings import missing_for_postgres
+    from daemon.settings import missing_for_postgres, variable_of
     from daemon.store import migrate
 
     settings = load(env_file)
@@ -48,17 +48,17 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
     problems = missing_for_postgres(settings) if url.startswith("postgresql") else []
     for name in sorted(type(settings).model_fields):
         source = "" if name in settings.model_fields_set else "  (default)"
-        cli.tell(f"PROXY_{name.upper():<24} {getattr(settings, name)}{source}")
-    cli.tell(f"data directory            {data_directory(settings)}")
+        cli.tell(f"{variable_of(name):<30} {getattr(settings, name)}{source}")
+    cli.tell(f"data directory                 {data_directory(settings)}")
     for problem in problems:
         sys.stderr.write(f"error: {problem}\n")
     if problems:
         raise typer.Exit(2)
     fresh = url.startswith("sqlite") and not (data_directory(settings) / "proxyctl.db").exists()
     cli.tell(
-        "schema                    created on the first start"
+        "schema                         created on the first start"
         if fresh
-        else f"schema                    {migrate.current(url)}"
+        else f"schema                         {migrate.current(url)}"
     )
     if not fresh and migrate.pending(url):
         raise UsageError("the database's schema is not the one this version needs", hint="proxyctl db upgrade")

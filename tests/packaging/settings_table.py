@@ -1,6 +1,6 @@
 """The README's table of settings, made from the settings themselves: `python -m tests.packaging.settings_table`."""
 
-from daemon.settings import Settings
+from daemon.settings import Settings, variable_of
 
 BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->\n"
 
@@ -10,7 +10,7 @@ def table() -> str:
     rows = ["| variable | default | what |\n|---|---|---|\n"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None or field.default == "" else f"`{field.default}`"
-        rows.append(f"| `PROXY_{name.upper()}` | {default} | {field.description} |\n")
+        rows.append(f"| `{variable_of(name)}` | {default} | {field.description} |\n")
     return "".join(rows)
 
 
