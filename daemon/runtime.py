@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 
 from daemon.admin.app import build_admin_app
 from daemon.app import Application
+from daemon.core.mapping import load_catalogue
 from daemon.core.periods import day_start, period_bounds
 from daemon.core.pricing import PriceSheet, load_sheet
 from daemon.gateway.admission import Admission
@@ -94,7 +95,7 @@ class Runtime:
         self.ledger = Ledger(store, journal, day_of=lambda instant: day_start(instant, settings.zone))
         await self.ledger.start()
         self._stack.push_async_callback(self.ledger.aclose)
-        self.services, admission = self._build_services(store)
+        self.services, admission = self._build_services(store, sheet)
         plan = HttpUpstream(settings.plan_api_url, connect_timeout=settings.connect_timeout)
         self._stack.push_async_callback(plan.aclose)
         self.app = Application(
@@ -116,7 +117,7 @@ class Runtime:
         self._ready = False
         await self._stack.aclose()
 
-    def _build_services(self, store: Store) -> tuple[Services, Admission]:
+    def _build_services(self, store: Store, sheet: PriceSheet) -> tuple[Services, Admission]:
         settings, keys = self._settings, self._keys
         admission = Admission(
             Directory(store),
@@ -137,7 +138,13 @@ class Runtime:
             now=utc_now,
             token_bytes=secrets.token_bytes,
             version=version("claude-code-proxyctl"),
+            catalogue=load_catalogue(data_file("models.json").read_bytes()),
+            model_environment=settings.bedrock_model_mapping,
+            default_bedrock_region=settings.bedrock_region,
+            is_priced=lambda model, region: _is_priced(sheet, model, region),
             on_access_change=admission.invalidate,
+            on_models_change=lambda: None,
+            on_routing_change=lambda: None,
             system_facts=lambda: {
                 "database": store.dialect,
                 "plan_api_url": settings.plan_api_url,
@@ -189,6 +196,12 @@ def _bring_schema(url: str) -> None:
 
 def _price_sheet(override: Path | None) -> PriceSheet:
     return load_sheet(override.read_bytes() if override else data_file("models.json").read_bytes())
+
+
+def _is_priced(sheet: PriceSheet, model: str, region: str) -> bool:
+    """Whether the sheet states what a model costs on Bedrock, in the region or everywhere."""
+    name = sheet.names.get(model, model)
+    return any(("bedrock", place, name) in sheet.prices for place in (region, "global"))
 
 
 async def _follow_epochs(store: Store, on_access_change: Callable[[], None]) -> None:

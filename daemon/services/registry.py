@@ -1,13 +1,17 @@
 """All services of the control plane, built together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from daemon.core.mapping import Catalogue
 from daemon.services.access_keys import AccessKeys
 from daemon.services.audit import Audit
+from daemon.services.circuits import Circuits
+from daemon.services.compatibility import Compatibility
 from daemon.services.directory import Directory
+from daemon.services.models import Models
 from daemon.services.sign_in import SignIn
 from daemon.services.system import System
 from daemon.services.usage import Usage
@@ -21,6 +25,9 @@ class Services:
 
     users: Users
     access_keys: AccessKeys
+    models: Models
+    circuits: Circuits
+    compatibility: Compatibility
     usage: Usage
     sign_in: SignIn
     audit: Audit
@@ -41,15 +48,37 @@ def build_services(
     now: Callable[[], datetime],
     token_bytes: Callable[[int], bytes],
     version: str,
+    catalogue: Catalogue,
+    model_environment: Mapping[str, str],
+    default_bedrock_region: str,
+    is_priced: Callable[[str, str], bool],
     on_access_change: Callable[[], None],
+    on_models_change: Callable[[], None],
+    on_routing_change: Callable[[], None],
     system_facts: Callable[[], dict[str, object]],
 ) -> Services:
-    """Services on one store. `on_access_change` runs after each commit that may change who is admitted."""
+    """Services on one store.
+
+    `on_access_change` runs after each commit that may change who is admitted, `on_models_change` where a model goes,
+    `on_routing_change` which provider is tried. `is_priced` says whether a model has a price on Bedrock in a region.
+    """
     return Services(
         users=Users(store, now=now, token_bytes=token_bytes, on_access_change=on_access_change),
         access_keys=AccessKeys(
             store, hasher_secret=hasher_secret, now=now, token_bytes=token_bytes, on_access_change=on_access_change
         ),
+        models=Models(
+            store,
+            now=now,
+            token_bytes=token_bytes,
+            catalogue=catalogue,
+            environment=model_environment,
+            default_region=default_bedrock_region,
+            is_priced=is_priced,
+            on_change=on_models_change,
+        ),
+        circuits=Circuits(store, now=now, on_change=on_routing_change),
+        compatibility=Compatibility(store, now=now, on_change=on_routing_change),
         usage=Usage(store, zone=zone, now=now),
         sign_in=SignIn(
             store,

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from daemon.admin.app import build_admin_app
+from daemon.core.mapping import load_catalogue
 from daemon.core.pricing import load_sheet
 from daemon.resources import data_file
 from daemon.services.registry import Services, build_services
@@ -20,6 +21,7 @@ from daemon.store.engine import Store
 
 PASSWORD = "correct horse battery staple"
 HASHER_SECRET = b"hasher-0123456789abcdefghijklmnop"
+ENVIRONMENT = {"claude-haiku-4-5": "eu.anthropic.claude-haiku-4-5-20251001-v1:0"}
 JWT_SECRET = b"jwt-0123456789abcdefghijklmnopqrs"
 
 
@@ -43,6 +45,7 @@ class Plane:
     services: Services
     app: FastAPI
     changes: list[datetime] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
 
     def anonymous(self, address: str = "127.0.0.1") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=self.app, client=(address, 1234))
@@ -56,7 +59,9 @@ class Plane:
 
 
 def build_plane(store: Store) -> Plane:
-    clock, changes = Clock(), []
+    clock, changes, announced = Clock(), [], []
+    document = data_file("models.json").read_bytes()
+    sheet = load_sheet(document)
     services = build_services(
         store,
         hasher_secret=HASHER_SECRET,
@@ -67,11 +72,16 @@ def build_plane(store: Store) -> Plane:
         now=clock,
         token_bytes=secrets.token_bytes,
         version="1.2.3",
+        catalogue=load_catalogue(document),
+        model_environment=ENVIRONMENT,
+        default_bedrock_region="eu-west-1",
+        is_priced=lambda model, region: ("bedrock", region, model) in sheet.prices,
         on_access_change=lambda: changes.append(clock()),
+        on_models_change=lambda: announced.append("models"),
+        on_routing_change=lambda: announced.append("routing"),
         system_facts=lambda: {"database": store.dialect},
     )
-    sheet = load_sheet(data_file("models.json").read_bytes())
-    return Plane(store, clock, services, build_admin_app(services, sheet=lambda: sheet), changes)
+    return Plane(store, clock, services, build_admin_app(services, sheet=lambda: sheet), changes, announced)
 
 
 @pytest.fixture

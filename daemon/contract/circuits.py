@@ -1,0 +1,33 @@
+"""Circuits: which provider is left alone for a while, for whom, and until when."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from daemon.contract.common import Answer
+
+CircuitState = Literal["closed", "open", "half_open"]
+CircuitScope = Literal["access_key", "credential"]
+
+
+class Circuit(Answer):
+    """One circuit as it stands now. Names are those of the access key it belongs to, where it belongs to one.
+
+    `half_open`: its time is over and the next request is a probe. `seconds_left` is how long it stays open.
+    """
+
+    id: UUID
+    scope: CircuitScope
+    scope_id: str
+    user_name: str | None
+    access_key_name: str | None
+    provider: str
+    state: CircuitState
+    seconds_left: int | None
+    failures: int
+    last_failure: str | None
+    reopened: int
+    probe_running: bool
+    opened_at: datetime | None
+    open_until: datetime | None
+    updated_at: datetime
