@@ -19,6 +19,7 @@ class FailureKind(StrEnum):
     CUT = "cut"  # the connection ended before the answer did
     PROTOCOL = "protocol"  # not HTTP/1.1, or beyond our limits
     ABORTED = "aborted"  # we closed it: the client has gone
+    CREDENTIAL = "credential"  # our credential could not be had: KMS or STS is away
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,14 @@ class Reply(Protocol):
         """As received, names in lower case."""
         ...
 
-    async def read(self) -> bytes | BodyEnd:
+    async def read(self, quiet: float | None = None) -> bytes | BodyEnd:
         """All bytes that have arrived since the last call, waiting for at least one; `BodyEnd` at the end, and for ever
-        after it. Not reading pushes back on the provider: at most 256 KiB wait here."""
+        after it. With `quiet`, no bytes at all when none have arrived for so many seconds. Not reading pushes back on
+        the provider: at most 256 KiB wait here."""
+        ...
+
+    def close(self) -> None:
+        """Give the answer up, and its connection with it. Harmless after the end."""
         ...
 
 

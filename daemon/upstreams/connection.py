@@ -22,7 +22,7 @@ WRITE_TIMEOUT = 30.0
 class StreamedReply:
     """A `Reply` fed by a `Connection`. The connection may be back in the pool before the last byte is read."""
 
-    __slots__ = ("_buffered", "_chunks", "_connection", "_end", "_waiter", "headers", "status")
+    __slots__ = ("_buffered", "_chunks", "_connection", "_end", "_quiet", "_waiter", "headers", "status")
 
     def __init__(self, connection: "Connection", status: int, headers: Headers) -> None:
         self.status = status
@@ -31,19 +31,33 @@ class StreamedReply:
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._end: BodyEnd | None = None
+        self._quiet = False
         self._waiter: asyncio.Future[None] | None = None
 
-    async def read(self) -> bytes | BodyEnd:
+    async def read(self, quiet: float | None = None) -> bytes | BodyEnd:
+        timer: asyncio.TimerHandle | None = None
+        self._quiet = False
         while not self._chunks:
             if self._end is not None:
                 return self._end
-            self._waiter = asyncio.get_running_loop().create_future()
+            if self._quiet:
+                return b""
+            loop = asyncio.get_running_loop()
+            if quiet is not None and timer is None:
+                timer = loop.call_later(quiet, self._hush)
+            self._waiter = loop.create_future()
             await self._waiter
+        if timer is not None:
+            timer.cancel()
         chunks, self._chunks = self._chunks, []
         if self._buffered > BUFFER_LIMIT and self._connection is not None:
             self._connection.resume()
         self._buffered = 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.fail(Failure(FailureKind.ABORTED, "closed by the gateway"))
 
     def feed(self, data: bytes) -> bool:
         """Take bytes from the connection; True asks it to pause."""
@@ -54,6 +68,10 @@ class StreamedReply:
     def finish(self, failure: Failure | None) -> None:
         self._end = BodyEnd(failure)
         self._connection = None
+        self.wake()
+
+    def _hush(self) -> None:
+        self._quiet = True
         self.wake()
 
     def wake(self) -> None:
