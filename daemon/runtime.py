@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from uuid import UUID
 
 import orjson
 import structlog
@@ -29,7 +30,10 @@ from daemon.observability.tasks import spawn
 from daemon.resources import data_file
 from daemon.secrets_store import Secrets, data_directory, database_url
 from daemon.security.access_keys import hash_key
+from daemon.security.envelope import build_envelope
+from daemon.services.bedrock_keys import ProbeResult
 from daemon.services.directory import Directory, Principal
+from daemon.services.errors import Unavailable
 from daemon.services.registry import Services, build_services
 from daemon.settings import Settings
 from daemon.store import migrate, usage
@@ -141,6 +145,13 @@ class Runtime:
             catalogue=load_catalogue(data_file("models.json").read_bytes()),
             model_environment=settings.bedrock_model_mapping,
             default_bedrock_region=settings.bedrock_region,
+            envelope=build_envelope(
+                kms_key_id=settings.kms_key_id,
+                kms_url=settings.kms_url,
+                region=settings.bedrock_region,
+                local_key=keys.local_encryption_key,
+            ),
+            probe_bedrock=_no_probe,
             is_priced=lambda model, region: _is_priced(sheet, model, region),
             on_access_change=admission.invalidate,
             on_models_change=lambda: None,
@@ -192,6 +203,10 @@ def _bring_schema(url: str) -> None:
             f"database schema is {migrate.current(url) or 'empty'}, this version needs {migrate.head()};"
             " run: proxyctl db upgrade"
         )
+
+
+async def _no_probe(_: UUID) -> ProbeResult:
+    raise Unavailable("this daemon cannot try Bedrock keys yet")
 
 
 def _price_sheet(override: Path | None) -> PriceSheet:

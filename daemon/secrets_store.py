@@ -9,9 +9,10 @@ from pathlib import Path
 
 import platformdirs
 
-from daemon.settings import Settings, SettingsProblem, missing_for_postgres
+from daemon.settings import Settings, SettingsProblem, decode_key, missing_for_postgres
 
 FILE_NAME = "secrets.json"
+ENCRYPTION_KEY_BYTES = 32
 _GENERATED = ("key_hasher_secret", "jwt_secret", "local_encryption_key", "admin_password_hash")
 
 
@@ -22,6 +23,7 @@ class Secrets:
     key_hasher_secret: bytes
     jwt_secret: bytes
     admin_password_hash: str
+    local_encryption_key: bytes | None = None
     new_admin_password: str | None = None
 
 
@@ -53,10 +55,14 @@ def load_secrets(settings: Settings, hash_password: Callable[[str], str]) -> Sec
         if missing:
             _write(path, stored | missing)
         kept = fresh | stored | given
+    local_key = decode_key(kept["local_encryption_key"]) or b"" if "local_encryption_key" in kept else None
+    if local_key is not None and len(local_key) != ENCRYPTION_KEY_BYTES:
+        return [SettingsProblem("PROXY_LOCAL_ENCRYPTION_KEY", f"is not {ENCRYPTION_KEY_BYTES} bytes in {path}")]
     return Secrets(
         key_hasher_secret=kept["key_hasher_secret"].encode(),
         jwt_secret=kept["jwt_secret"].encode(),
         admin_password_hash=kept["admin_password_hash"],
+        local_encryption_key=local_key,
         new_admin_password=password,
     )
 

@@ -6,8 +6,10 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from daemon.core.mapping import Catalogue
+from daemon.security.envelope import Envelope
 from daemon.services.access_keys import AccessKeys
 from daemon.services.audit import Audit
+from daemon.services.bedrock_keys import BedrockKeys, Probe
 from daemon.services.circuits import Circuits
 from daemon.services.compatibility import Compatibility
 from daemon.services.directory import Directory
@@ -25,6 +27,7 @@ class Services:
 
     users: Users
     access_keys: AccessKeys
+    bedrock_keys: BedrockKeys
     models: Models
     circuits: Circuits
     compatibility: Compatibility
@@ -51,6 +54,8 @@ def build_services(
     catalogue: Catalogue,
     model_environment: Mapping[str, str],
     default_bedrock_region: str,
+    envelope: Envelope,
+    probe_bedrock: Probe,
     is_priced: Callable[[str, str], bool],
     on_access_change: Callable[[], None],
     on_models_change: Callable[[], None],
@@ -66,6 +71,16 @@ def build_services(
         users=Users(store, now=now, token_bytes=token_bytes, on_access_change=on_access_change),
         access_keys=AccessKeys(
             store, hasher_secret=hasher_secret, now=now, token_bytes=token_bytes, on_access_change=on_access_change
+        ),
+        bedrock_keys=BedrockKeys(
+            store,
+            envelope=envelope,
+            hasher_secret=hasher_secret,
+            now=now,
+            token_bytes=token_bytes,
+            on_access_change=on_access_change,
+            default_region=default_bedrock_region,
+            probe=probe_bedrock,
         ),
         models=Models(
             store,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -16,6 +17,8 @@ from daemon.admin.app import build_admin_app
 from daemon.core.mapping import load_catalogue
 from daemon.core.pricing import load_sheet
 from daemon.resources import data_file
+from daemon.security.envelope import Envelope, LocalCipher
+from daemon.services.bedrock_keys import ProbeResult
 from daemon.services.registry import Services, build_services
 from daemon.store.engine import Store
 
@@ -23,6 +26,18 @@ PASSWORD = "correct horse battery staple"
 HASHER_SECRET = b"hasher-0123456789abcdefghijklmnop"
 ENVIRONMENT = {"claude-haiku-4-5": "eu.anthropic.claude-haiku-4-5-20251001-v1:0"}
 JWT_SECRET = b"jwt-0123456789abcdefghijklmnopqrs"
+LOCAL_KEY = bytes(range(32))
+PROBED = ProbeResult(
+    ok=True,
+    model="claude-haiku-5-5",
+    bedrock_model="eu.anthropic.claude-haiku-5-5",
+    route="messages",
+    status=200,
+    message=None,
+    cost_nano_usd=12_000,
+    duration_ms=321,
+    request_id="req_probe",
+)
 
 
 @dataclass
@@ -58,6 +73,10 @@ class Plane:
         return str(answer.json()["access_token"])
 
 
+async def probe(_: UUID) -> ProbeResult:
+    return PROBED
+
+
 def build_plane(store: Store) -> Plane:
     clock, changes, announced = Clock(), [], []
     document = data_file("models.json").read_bytes()
@@ -75,6 +94,8 @@ def build_plane(store: Store) -> Plane:
         catalogue=load_catalogue(document),
         model_environment=ENVIRONMENT,
         default_bedrock_region="eu-west-1",
+        envelope=Envelope(LocalCipher(LOCAL_KEY)),
+        probe_bedrock=probe,
         is_priced=lambda model, region: ("bedrock", region, model) in sheet.prices,
         on_access_change=lambda: changes.append(clock()),
         on_models_change=lambda: announced.append("models"),
