@@ -26,8 +26,8 @@ def count_headers(usage: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         "cache-write-input-token-count": "cacheWriteInputTokenCount",
         "invocation-latency": "invocationLatency",
     }
-    metrics = metrics(usage)
-    return tuple((f"x-amzn-bedrock-{header}", str(metrics[name])) for header, name in names.items())
+    numbers = metrics(usage)
+    return tuple((f"x-amzn-bedrock-{header}", str(numbers[name])) for header, name in names.items())
 
 
 def summary(profile: str) -> dict[str, Any]:

@@ -29,24 +29,22 @@ INVOKE_FIELDS = frozenset(
         "user_profile_id",
     ]
 )
-REFUSED_BETAS = tuple(
-    [
-        "oauth-*",
-        "prompt-caching-scope-*",
-        "fast-mode-*",
-        "redact-thinking-*",
-        "token-efficient-tools-*",
-        "advisor-tool-*",
-        "code-execution-*",
-        "files-api-*",
-        "mcp-client-*",
-        "skills-*",
-        "web-fetch-*",
-        "web-search-*",
-        "per-turn-control-*",
-        "extended-cache-ttl-2025-04-11",
-        "fallback-credit-2026-07-01",
-    ]
+REFUSED_BETAS = (
+    "oauth-*",
+    "prompt-caching-scope-*",
+    "fast-mode-*",
+    "redact-thinking-*",
+    "token-efficient-tools-*",
+    "advisor-tool-*",
+    "code-execution-*",
+    "files-api-*",
+    "mcp-client-*",
+    "skills-*",
+    "web-fetch-*",
+    "web-search-*",
+    "per-turn-control-*",
+    "extended-cache-ttl-2025-04-11",
+    "fallback-credit-2026-07-01",
 )
 _SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "advisor_", "mcp_toolset")
 _USER_ID = r"[a-zA-Z0-9\s:_@$#=/+,-.]{0,256}"
