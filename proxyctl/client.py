@@ -67,6 +67,10 @@ class AdminClient:
         headers = {"if-match": f'"{version}"'} if version is not None else {}
         return self._object("PATCH", path, json=dict(body), headers=headers)
 
+    def put(self, path: str, body: Mapping[str, Any], *, version: int | None = None) -> dict[str, Any]:
+        headers = {"if-match": f'"{version}"'} if version is not None else {}
+        return self._object("PUT", path, json=dict(body), headers=headers)
+
     def delete(self, path: str) -> dict[str, Any]:
         return self._object("DELETE", path)
 

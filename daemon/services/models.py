@@ -19,11 +19,11 @@ from daemon.contract.models import (
     ModelMappingCreated,
     ModelMappingUpdate,
     ModelResolution,
-    Provider,
     RegionSource,
 )
 from daemon.core import mapping
 from daemon.core.mapping import PREFIXES, Catalogue, Target, Unmapped, check_target, is_region
+from daemon.core.strategy import Route, plan_route
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
 from daemon.services.errors import Conflict, Invalid, NotFound
@@ -35,12 +35,6 @@ from daemon.store.filters import live
 from daemon.store.tables import access_keys, bedrock_keys, compatibility, model_mappings, users
 
 MOST_MAPPINGS = 1000
-ORDER: Mapping[RoutingStrategy, tuple[Provider, ...]] = {
-    "plan_first": ("plan", "bedrock"),
-    "plan_only": ("plan",),
-    "bedrock_first": ("bedrock", "plan"),
-    "bedrock_only": ("bedrock",),
-}
 # Lists page by id. What is not in the database has none, and comes after every UUIDv7 there will be.
 _AFTER_ALL = 0xFFFF << 112
 
@@ -351,7 +345,8 @@ async def _key(connection: AsyncConnection, key_id: UUID) -> Any:
 
 
 def _facts(user_id: UUID, name: str, strategy: RoutingStrategy) -> dict[str, Any]:
-    order = list(ORDER[strategy])
+    route = plan_route(strategy, available=("plan", "bedrock"), sticky=None)
+    order = list(route.providers) if isinstance(route, Route) else []
     return {"user_id": user_id, "user_name": name, "routing_strategy": strategy, "providers": order}
 
 
