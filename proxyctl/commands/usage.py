@@ -7,7 +7,7 @@ import typer
 
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
-from proxyctl.output import column, dollars
+from proxyctl.output import clean, column, dollars
 
 group = new_group("Usage and cost.")
 
@@ -42,6 +42,7 @@ FIGURES = [
 ]
 RECORDS = [
     column("time", "admitted_at"),
+    column("provider"),
     column("model", "model_served"),
     column("status"),
     column("ended"),
@@ -118,7 +119,7 @@ def records(
         "user_id": _id(cli, user),
         "model": model,
         "request_id": request_id,
-        "errors_only": errors,
+        "errors": errors,
         "limit": limit,
         "cursor": cursor,
     }
@@ -126,10 +127,19 @@ def records(
     cli.printer.rows(document, RECORDS, name="request_id")
     if request_id and not _wants_document(cli):
         for entry in document["items"]:
-            for attempt in entry["attempts"]:
-                cli.tell("attempt  " + "  ".join(f"{name}={value}" for name, value in attempt.items()))
+            _tell_attempts(cli, entry)
     if document["next_cursor"]:
         cli.tell(f"more: --cursor {document['next_cursor']}")
+
+
+def _tell_attempts(cli: Cli, entry: dict[str, Any]) -> None:
+    """A line an attempt, such as `1 plan messages 429 rate_limited 12 ms`, and why there was more than one."""
+    for number, attempt in enumerate(entry["attempts"], start=1):
+        outcome = f"{clean(attempt['status'])} {clean(attempt['failure'] or 'ok')}"
+        place = f"{clean(attempt['provider'])} {clean(attempt['route'])}"
+        cli.tell(f"{number} {place} {outcome} {attempt['duration_ms']} ms")
+    if entry["fallback_reason"]:
+        cli.tell(f"fallback: {clean(entry['fallback_reason'])}")
 
 
 def _id(cli: Cli, user: str | None) -> str | None:

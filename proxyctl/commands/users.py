@@ -39,7 +39,9 @@ class IfMissing(StrEnum):
 
 Description = Annotated[str | None, typer.Option("--description", help="Free text.")]
 Team = Annotated[str | None, typer.Option("--team", help="Label for reports.")]
-Strategy = Annotated[str | None, typer.Option("--strategy", help="plan_first or plan_only.")]
+Strategy = Annotated[
+    str | None, typer.Option("--strategy", help="plan_first, plan_only, bedrock_first or bedrock_only.")
+]
 
 
 @register(group, "list")
