@@ -7,7 +7,23 @@ import typer
 
 from proxyctl import command
 from proxyctl.command import Debug, NoInput, Output, Query, Quiet, Server, Timeout, TokenFile, Yes, is_json, write_error
-from proxyctl.commands import auth, daemon, db, demo, init, keys, status, topics, usage, users
+from proxyctl.commands import (
+    auth,
+    bedrock_keys,
+    circuits,
+    compatibility,
+    daemon,
+    db,
+    demo,
+    init,
+    keys,
+    models,
+    routing,
+    status,
+    topics,
+    usage,
+    users,
+)
 from proxyctl.context import Options
 from proxyctl.errors import CliError, ExitCode
 
@@ -52,6 +68,11 @@ for name, group in (
     ("auth", auth.group),
     ("users", users.group),
     ("keys", keys.group),
+    ("bedrock-keys", bedrock_keys.group),
+    ("models", models.group),
+    ("routing", routing.group),
+    ("circuits", circuits.group),
+    ("compatibility", compatibility.group),
     ("usage", usage.group),
     ("db", db.group),
     ("daemon", daemon.group),

@@ -207,8 +207,8 @@ def build_envelope(*, kms_key_id: str | None, kms_url: str, region: str, local_k
 
 def kms_client(region: str, endpoint_url: str | None) -> Any:
     """A boto3 client that tries once and gives up after two seconds."""
-    import boto3  # type: ignore[import-untyped, unused-ignore] # imported here: it takes a third of a second
-    from botocore.config import Config  # type: ignore[import-untyped, unused-ignore]
+    import boto3  # imported here: it takes a third of a second
+    from botocore.config import Config
 
     config = Config(
         connect_timeout=KMS_SECONDS,
@@ -295,7 +295,7 @@ def _within_account(configured: str, recorded: str) -> str:
 
 def _translated(call: Callable[[], T], operation: str) -> T:
     """The result of a call to boto3; its failures as ours. Runs in a thread."""
-    from botocore.exceptions import (  # type: ignore[import-untyped, unused-ignore]
+    from botocore.exceptions import (
         BotoCoreError,
         ClientError,
         ConnectTimeoutError,
