@@ -54,11 +54,13 @@ class Delivery:
         gone = asyncio.ensure_future(_until_gone(self._receive))
         try:
             await self._deliver(gone)
-            self.ended = "damaged" if self._damaged else self._answer.ended
+            self.ended = self._answer.ended
         except _Stopped as stopped:
             self.ended = stopped.how
         finally:
             gone.cancel()
+            if self._damaged:  # whatever came of it, this is why
+                self.ended = "damaged"
 
     async def _deliver(self, gone: "asyncio.Future[None]") -> None:
         answer, step = self._answer, self._answer.step
@@ -84,7 +86,8 @@ class Delivery:
         cut = cut_at is not None and self.bytes_sent + len(data) >= cut_at
         kept = data[: cut_at - self.bytes_sent] if cut and cut_at is not None else data
         await self._send({"type": "http.response.body", "body": kept, "more_body": True})
-        await _wait(0, gone)
+        if self._answer.streamed:  # a piece counts only if the client was still there
+            await _wait(0, gone)
         self.bytes_sent += len(kept)
         if len(kept) == len(data) and not self._damaged:
             self._known(part.document or {})

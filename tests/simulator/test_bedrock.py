@@ -3,19 +3,20 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any
 
 import anthropic
 import httpx
 import pytest
-from botocore.eventstream import ChecksumMismatch
+from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
 from botocore.exceptions import ClientError, EventStreamError
 
 from daemon.simulator.bedrock import BedrockSimulator
 from daemon.simulator.script import Step, ToolUse
-from tests.simulator.clients import KEY_ID, SECRET, boto, sdk
-from tests.support.simulator import running_bedrock
+from tests.simulator.clients import KEY_ID, SECRET, boto, mantle, native, sdk
+from tests.support.simulator import logged, running_bedrock
 
 OPUS = "us.anthropic.claude-opus-5-5"
 OLD = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
@@ -40,12 +41,35 @@ def no_credentials_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def invoke(client: Any, body: dict[str, Any] | None = None, model: str = OPUS) -> tuple[dict[str, Any], dict[str, str]]:
     answer = client.invoke_model(modelId=model, body=json.dumps(body or INVOKE))
-    return json.loads(answer["body"].read()), answer["ResponseMetadata"]["HTTPHeaders"]
+    with closing(answer["body"]) as stream:
+        return json.loads(stream.read()), answer["ResponseMetadata"]["HTTPHeaders"]
 
 
 def invoke_stream(client: Any, body: dict[str, Any] | None = None, model: str = OPUS) -> list[dict[str, Any]]:
     answer = client.invoke_model_with_response_stream(modelId=model, body=json.dumps(body or INVOKE))
-    return [json.loads(event["chunk"]["bytes"]) for event in answer["body"]]
+    with closing(answer["body"]) as stream:
+        return [json.loads(event["chunk"]["bytes"]) for event in stream]
+
+
+def create(client: Any, model: str = OPUS, **fields: Any) -> Any:
+    with client:
+        return client.messages.create(model=model, **ASK, **fields)
+
+
+def stream(client: Any) -> Any:
+    with client, client.messages.stream(model=OPUS, **ASK) as opened:
+        return opened.get_final_message()
+
+
+def plain(url: str) -> str:
+    return url.replace("https:", "http:")
+
+
+@pytest.fixture
+def aws(bedrock: tuple[BedrockSimulator, str]) -> Iterator[Any]:
+    """A boto3 client of the simulator, with the right secret."""
+    with boto(bedrock[1]) as client:
+        yield client
 
 
 async def post(url: str, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
@@ -56,32 +80,32 @@ async def post(url: str, path: str, body: dict[str, Any], **headers: str) -> htt
 # --- answers
 
 
-async def test_boto3_invokes_a_model(bedrock: tuple[BedrockSimulator, str]) -> None:
-    simulator, url = bedrock
+async def test_boto3_invokes_a_model(aws: Any, bedrock: tuple[BedrockSimulator, str]) -> None:
+    simulator, _ = bedrock
     simulator.script(Step(text="Good evening.", usage={"input": 9, "output": 4, "cache_read": 5, "cache_write_1h": 2}))
-    message, headers = await asyncio.to_thread(invoke, boto(url))
+    message, headers = await asyncio.to_thread(invoke, aws)
     assert (message["content"], message["model"]) == ([{"type": "text", "text": "Good evening."}], "claude-opus-5-5")
     assert message["id"].startswith("msg_bdrk_")
     counts = [headers[f"x-amzn-bedrock-{name}-token-count"] for name in ("input", "output", "cache-read-input")]
     assert counts == ["9", "4", "5"]
     assert headers["x-amzn-bedrock-cache-write-input-token-count"] == "2"
-    [entry] = simulator.log
+    [entry] = await logged(simulator)
     assert (entry["auth"], entry["request_id"]) == ("sigv4", headers["x-amzn-requestid"])
     assert entry["body"] == ["anthropic_version", "max_tokens", "messages"]
 
 
 @pytest.mark.parametrize("model", [OPUS, OLD, ARN])
-async def test_boto3_reads_an_event_stream(bedrock: tuple[BedrockSimulator, str], model: str) -> None:
-    simulator, url = bedrock
+async def test_boto3_reads_an_event_stream(aws: Any, bedrock: tuple[BedrockSimulator, str], model: str) -> None:
+    simulator, _ = bedrock
     simulator.script(Step(thinking="Hm.", text="Ünïcode 😀", tool_uses=(ToolUse("Bash", {"command": "ls"}),)))
-    events = await asyncio.to_thread(invoke_stream, boto(url), INVOKE, model)
+    events = await asyncio.to_thread(invoke_stream, aws, INVOKE, model)
     kinds = [event["type"] for event in events]
     assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
     assert "ping" not in kinds
     deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
     assert "".join(delta.get("text", "") for delta in deltas) == "Ünïcode 😀"
     metrics = events[-1]["amazon-bedrock-invocationMetrics"]
-    [entry] = simulator.log
+    [entry] = await logged(simulator)
     assert (entry["ended"], entry["tool_uses"], entry["model_id"]) == ("finished", ["Bash"], model)
     assert metrics["inputTokenCount"] == entry["usage_sent"]["input_tokens"] == entry["usage"]["input_tokens"]
     assert metrics["outputTokenCount"] == entry["usage_sent"]["output_tokens"]
@@ -92,75 +116,68 @@ async def test_boto3_signs_nothing_when_it_has_a_bedrock_key(
 ) -> None:
     simulator, url = bedrock
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "a-bedrock-api-key")
-    client = boto(url, secret=None)
-    await asyncio.to_thread(invoke, client)
-    await asyncio.to_thread(invoke_stream, client)
-    assert [(entry["auth"], entry["stream"]) for entry in simulator.log] == [("bearer", False), ("bearer", True)]
+    with boto(url.replace("http:", "https:"), secret=None) as client:  # it sends keys over TLS only
+        client.meta.events.register("before-send", lambda request, **_: setattr(request, "url", plain(request.url)))
+        await asyncio.to_thread(invoke, client)
+        await asyncio.to_thread(invoke_stream, client)
+    assert [(entry["auth"], entry["stream"]) for entry in await logged(simulator, 2)] == [
+        ("bearer", False),
+        ("bearer", True),
+    ]
 
 
 async def test_the_sdk_for_bedrock_creates_and_streams(bedrock: tuple[BedrockSimulator, str]) -> None:
     simulator, url = bedrock
-    client = sdk(url)
-
-    def stream() -> Any:
-        with client.messages.stream(model=OPUS, **ASK) as opened:
-            return opened.get_final_message()
-
     simulator.script(Step(text="At once."), Step(text="Bit by bit.", usage={"input": 3, "output": 5, "cache_read": 7}))
-    whole = await asyncio.to_thread(lambda: client.messages.create(model=OPUS, **ASK))
-    pieces = await asyncio.to_thread(stream)
+    whole = await asyncio.to_thread(create, sdk(url))
+    pieces = await asyncio.to_thread(stream, sdk(url))
     assert (whole.content[0].text, pieces.content[0].text) == ("At once.", "Bit by bit.")
     assert (pieces.usage.input_tokens, pieces.usage.output_tokens, pieces.usage.cache_read_input_tokens) == (3, 5, 7)
-    assert [entry["path"] for entry in simulator.log] == [
+    assert [entry["path"] for entry in await logged(simulator, 2)] == [
         f"/model/{OPUS}/invoke",
         f"/model/{OPUS}/invoke-with-response-stream",
     ]
 
 
-async def test_the_sdk_leaves_colons_raw_and_its_signature_is_right(bedrock: tuple[BedrockSimulator, str]) -> None:
+async def test_the_sdk_leaves_colons_raw_and_its_signature_is_right(
+    aws: Any, bedrock: tuple[BedrockSimulator, str]
+) -> None:
     simulator, url = bedrock
-    body = {"model": OLD, **ASK, "extra_body": {"anthropic_version": "bedrock-2023-05-31"}}
-    await asyncio.to_thread(lambda: sdk(url).messages.create(**body))
-    await asyncio.to_thread(invoke, boto(url), INVOKE, OLD)
-    assert [entry["status"] for entry in simulator.log] == [200, 200]
-    assert [":" in entry["path"] for entry in simulator.log] == [True, False]
-    assert {entry["model"] for entry in simulator.log} == {"claude-haiku-4-5-20251001"}
+    version = {"anthropic_version": "bedrock-2023-05-31"}
+    await asyncio.to_thread(lambda: create(sdk(url), OLD, extra_body=version))
+    await asyncio.to_thread(invoke, aws, INVOKE, OLD)
+    assert [entry["status"] for entry in await logged(simulator, 2)] == [200, 200]
+    assert [":" in entry["path"] for entry in await logged(simulator, 2)] == [True, False]
+    assert {entry["model"] for entry in await logged(simulator, 2)} == {"claude-haiku-4-5-20251001"}
 
 
 async def test_sdk_clients_use_the_messages_route(bedrock: tuple[BedrockSimulator, str]) -> None:
     simulator, url = bedrock
-    base = f"{url}/anthropic"
-    mantle = anthropic.AnthropicBedrockMantle(
-        api_key="a-bedrock-api-key", aws_region="us-east-1", base_url=base, max_retries=0
-    )
-    plain = anthropic.Anthropic(base_url=base, auth_token="a-bedrock-api-key", max_retries=0)
-    for client in (mantle, plain):
-
-        def stream(client: Any = client) -> Any:
-            with client.messages.stream(model=OPUS, **ASK) as opened:
-                return opened.get_final_message()
-
-        message = await asyncio.to_thread(stream)
+    for client in (mantle, native):
+        message = await asyncio.to_thread(stream, client(url))
         assert (message.model, message.stop_reason) == ("claude-opus-5-5", "end_turn")
-        whole = await asyncio.to_thread(lambda client=client: client.messages.create(model=OPUS, **ASK))
+        whole = await asyncio.to_thread(create, client(url))
         assert whole.id.startswith("msg_bdrk_")
-    assert {(entry["auth"], entry["path"]) for entry in simulator.log} == {("bearer", "/anthropic/v1/messages")}
+    assert {(entry["auth"], entry["path"]) for entry in await logged(simulator, 4)} == {
+        ("bearer", "/anthropic/v1/messages")
+    }
 
 
-async def test_boto3_counts_tokens_of_older_models_by_their_bare_id(bedrock: tuple[BedrockSimulator, str]) -> None:
-    simulator, url = bedrock
-    client = boto(url)
+async def test_boto3_counts_tokens_of_older_models_by_their_bare_id(
+    aws: Any, bedrock: tuple[BedrockSimulator, str]
+) -> None:
+    simulator, _ = bedrock
 
     def count(model: str) -> int:
         wrapped = {"invokeModel": {"body": json.dumps(INVOKE).encode()}}
-        return int(client.count_tokens(modelId=model, input=wrapped)["inputTokens"])
+        return int(aws.count_tokens(modelId=model, input=wrapped)["inputTokens"])
 
     assert await asyncio.to_thread(count, "anthropic.claude-sonnet-4-6") > 0
     with pytest.raises(ClientError, match="doesn't support counting tokens"):
         await asyncio.to_thread(count, "anthropic.claude-opus-5-5")
     with pytest.raises(ClientError, match="model identifier is invalid"):
         await asyncio.to_thread(count, OLD)
-    assert [(entry["kind"], entry["status"]) for entry in simulator.log] == [
+    assert [(entry["kind"], entry["status"]) for entry in await logged(simulator, 3)] == [
         ("count_tokens", 200),
         ("count_tokens", 400),
         ("count_tokens", 400),
@@ -169,15 +186,15 @@ async def test_boto3_counts_tokens_of_older_models_by_their_bare_id(bedrock: tup
 
 async def test_boto3_lists_inference_profiles_page_by_page(bedrock: tuple[BedrockSimulator, str]) -> None:
     _, url = bedrock
-    client = boto(url, service="bedrock")
 
-    def listed() -> list[str]:
+    def listed(client: Any) -> list[str]:
         pages = client.get_paginator("list_inference_profiles").paginate(
             typeEquals="SYSTEM_DEFINED", PaginationConfig={"PageSize": 7}
         )
         return [summary["inferenceProfileId"] for page in pages for summary in page["inferenceProfileSummaries"]]
 
-    profiles = await asyncio.to_thread(listed)
+    with boto(url, service="bedrock") as client:
+        profiles = await asyncio.to_thread(listed, client)
     assert {OPUS, OLD, "global.anthropic.claude-sonnet-4-6"} <= set(profiles)
     assert len(profiles) == len(set(profiles))
 
@@ -187,30 +204,30 @@ async def test_the_messages_route_knows_no_other_operation(bedrock: tuple[Bedroc
     simulator, url = bedrock
     answer = await post(url, path, {})
     assert (answer.status_code, "UnknownOperation" in answer.text) == (200, True)
-    assert simulator.log[0]["kind"] == "unknown_operation"
+    assert (await logged(simulator))[0]["kind"] == "unknown_operation"
 
 
 # --- credentials and models
 
 
-async def test_a_wrong_secret_and_an_unknown_key_are_refused(bedrock: tuple[BedrockSimulator, str]) -> None:
+async def test_a_wrong_secret_and_an_unknown_key_are_refused(aws: Any, bedrock: tuple[BedrockSimulator, str]) -> None:
     simulator, url = bedrock
-    with pytest.raises(ClientError) as caught:
-        await asyncio.to_thread(invoke, boto(url, secret="wrong"))
+    with pytest.raises(ClientError) as caught, boto(url, secret="wrong") as client:
+        await asyncio.to_thread(invoke, client)
     assert caught.value.response["Error"]["Code"] == "InvalidSignatureException"
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
     simulator._secrets = {}
     with pytest.raises(ClientError) as caught:
-        await asyncio.to_thread(invoke, boto(url))
+        await asyncio.to_thread(invoke, aws)
     assert caught.value.response["Error"]["Code"] == "UnrecognizedClientException"
 
 
 async def test_a_key_that_is_not_listed_is_refused_on_both_routes() -> None:
     async with running_bedrock(BedrockSimulator(api_keys=["right"])) as (_, url):
         for key, status in (("right", 200), ("wrong", 403)):
-            native = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK}, authorization=f"Bearer {key}")
+            messages = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK}, authorization=f"Bearer {key}")
             invoked = await post(url, f"/model/{OPUS}/invoke", INVOKE, authorization=f"Bearer {key}")
-            assert (native.status_code, invoked.status_code) == (status, status)
+            assert (messages.status_code, invoked.status_code) == (status, status)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +241,11 @@ async def test_exactly_one_credential_is_wanted(
     async with httpx.AsyncClient(base_url=url) as client:
         answer = await client.post("/anthropic/v1/messages", json={"model": OPUS, **ASK}, headers=headers)
     assert answer.status_code == status
-    assert (simulator.log[0]["auth"], simulator.log[0]["status"]) == (auth, status)
+    assert ((await logged(simulator))[0]["auth"], (await logged(simulator))[0]["status"]) == (auth, status)
 
 
 @pytest.mark.parametrize(
-    ("model", "native", "invoked"),
+    ("model", "natively", "invoked"),
     [
         (OPUS, 200, 200),
         (OLD, 404, 200),
@@ -241,17 +258,17 @@ async def test_exactly_one_credential_is_wanted(
     ],
 )
 async def test_each_route_serves_its_models(
-    bedrock: tuple[BedrockSimulator, str], model: str, native: int, invoked: int
+    bedrock: tuple[BedrockSimulator, str], model: str, natively: int, invoked: int
 ) -> None:
     _, url = bedrock
     answers = [
         await post(url, "/anthropic/v1/messages", {"model": model.replace("%2F", "/"), **ASK}),
         await post(url, f"/model/{model}/invoke", INVOKE),
     ]
-    assert [answer.status_code for answer in answers] == [native, invoked]
-    if native == 404:
+    assert [answer.status_code for answer in answers] == [natively, invoked]
+    if natively == 404:
         assert answers[0].json()["error"]["type"] == "not_found_error"
-    if native == 400:
+    if natively == 400:
         assert answers[0].json()["error"]["message"] == "The provided model identifier is invalid."
 
 
@@ -294,15 +311,15 @@ EVERYWHERE: list[tuple[dict[str, Any], str]] = [
 async def test_both_routes_refuse(bedrock: tuple[BedrockSimulator, str], fields: dict[str, Any], text: str) -> None:
     simulator, url = bedrock
     simulator.script(Step(text="for whom it is due"))
-    native = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK, **fields})
+    messages = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK, **fields})
     invoked = await post(url, f"/model/{OPUS}/invoke", {**INVOKE, **fields})
-    assert (native.status_code, invoked.status_code) == (400, 400)
-    assert native.json()["error"]["type"] == "invalid_request_error"
-    assert native.json()["error"]["message"].startswith(text)
+    assert (messages.status_code, invoked.status_code) == (400, 400)
+    assert messages.json()["error"]["type"] == "invalid_request_error"
+    assert messages.json()["error"]["message"].startswith(text)
     assert invoked.json()["message"].startswith(text)
     name, _, rest = invoked.headers["x-amzn-errortype"].partition(":")
     assert (name, rest) == ("ValidationException", "http://internal.amazon.com/coral/com.amazon.bedrock/")
-    assert [(entry["status"], entry["ended"], entry["usage_sent"]) for entry in simulator.log] == [
+    assert [(entry["status"], entry["ended"], entry["usage_sent"]) for entry in await logged(simulator, 2)] == [
         (400, "error", None)
     ] * 2
     served = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK})
@@ -310,17 +327,15 @@ async def test_both_routes_refuse(bedrock: tuple[BedrockSimulator, str], fields:
 
 
 @pytest.mark.parametrize("name", ["anthropic_version", "max_tokens", "messages"])
-async def test_invoke_wants_its_fields(bedrock: tuple[BedrockSimulator, str], name: str) -> None:
-    _, url = bedrock
+async def test_invoke_wants_its_fields(aws: Any, name: str) -> None:
     with pytest.raises(ClientError, match=f"{name}: Field required"):
-        await asyncio.to_thread(invoke, boto(url), {key: value for key, value in INVOKE.items() if key != name})
+        await asyncio.to_thread(invoke, aws, {key: value for key, value in INVOKE.items() if key != name})
 
 
 @pytest.mark.parametrize("name", ["model", "stream", "service_tier", "container", "mcp_servers", "cache_control"])
-async def test_invoke_takes_no_field_of_the_native_api(bedrock: tuple[BedrockSimulator, str], name: str) -> None:
-    _, url = bedrock
+async def test_invoke_takes_no_field_of_the_native_api(aws: Any, name: str) -> None:
     with pytest.raises(ClientError, match=f"{name}: {EXTRA}"):
-        await asyncio.to_thread(invoke, boto(url), {**INVOKE, name: None})
+        await asyncio.to_thread(invoke, aws, {**INVOKE, name: None})
 
 
 @pytest.mark.parametrize(
@@ -330,8 +345,8 @@ async def test_invoke_takes_no_field_of_the_native_api(bedrock: tuple[BedrockSim
 async def test_betas_are_refused_where_each_route_reads_them(bedrock: tuple[BedrockSimulator, str], beta: str) -> None:
     simulator, url = bedrock
     header = {"anthropic-beta": f"effort-2025-11-24,{beta}"}
-    native = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK}, **header)
-    assert f"Unexpected value(s) `{beta}` for the `anthropic-beta` header" in native.json()["error"]["message"]
+    messages = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK}, **header)
+    assert f"Unexpected value(s) `{beta}` for the `anthropic-beta` header" in messages.json()["error"]["message"]
     assert (await post(url, f"/model/{OPUS}/invoke", INVOKE, **header)).status_code == 200
     invoked = await post(url, f"/model/{OPUS}/invoke", {**INVOKE, "anthropic_beta": ["effort-2025-11-24", beta]})
     assert (invoked.status_code, invoked.json()) == (400, {"message": "invalid beta flag"})
@@ -374,13 +389,14 @@ async def test_what_is_accepted_can_be_widened_and_narrowed() -> None:
         ("InternalServerException", 500),
     ],
 )
-async def test_boto3_knows_the_errors_by_name(bedrock: tuple[BedrockSimulator, str], name: str, status: int) -> None:
-    simulator, url = bedrock
-    client = boto(url)
+async def test_boto3_knows_the_errors_by_name(
+    aws: Any, bedrock: tuple[BedrockSimulator, str], name: str, status: int
+) -> None:
+    simulator, _ = bedrock
     for call in (invoke, invoke_stream):
         simulator.script(Step(aws_error=name))
-        with pytest.raises(client.exceptions.from_code(name)) as caught:
-            await asyncio.to_thread(call, client)
+        with pytest.raises(aws.exceptions.from_code(name)) as caught:
+            await asyncio.to_thread(call, aws)
         assert isinstance(caught.value, ClientError)
         assert caught.value.response["Error"]["Code"] == name
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
@@ -398,54 +414,49 @@ async def test_the_sdk_knows_the_errors_by_class_on_both_routes(
     bedrock: tuple[BedrockSimulator, str], name: str, error: type[Exception]
 ) -> None:
     simulator, url = bedrock
-    plain = anthropic.Anthropic(base_url=f"{url}/anthropic", auth_token="any", max_retries=0)
-    for client in (sdk(url), plain):
+    for client in (sdk(url), native(url)):
         simulator.script(Step(aws_error=name, message="as the provider words it"))
         with pytest.raises(error, match="as the provider words it"):
-            await asyncio.to_thread(lambda client=client: client.messages.create(model=OPUS, **ASK))
+            await asyncio.to_thread(create, client)
 
 
 @pytest.mark.parametrize("after", [None, 3])
 async def test_an_exception_in_the_stream_is_one_to_boto3(
-    bedrock: tuple[BedrockSimulator, str], after: int | None
+    aws: Any, bedrock: tuple[BedrockSimulator, str], after: int | None
 ) -> None:
-    simulator, url = bedrock
+    simulator, _ = bedrock
     simulator.script(Step(exception_frame="throttlingException", exception_after=after))
     with pytest.raises(EventStreamError, match="Too many tokens") as caught:
-        await asyncio.to_thread(invoke_stream, boto(url))
+        await asyncio.to_thread(invoke_stream, aws)
     assert caught.value.response["Error"]["Code"] == "throttlingException"
-    [entry] = simulator.log
+    [entry] = await logged(simulator)
     assert (entry["status"], entry["ended"]) == (200, "exception_frame")
     assert (entry["usage_sent"] is None) == (after is None)
 
 
-async def test_an_unmodeled_error_in_the_stream_is_one_to_boto3(bedrock: tuple[BedrockSimulator, str]) -> None:
-    simulator, url = bedrock
+async def test_an_unmodeled_error_in_the_stream_is_one_to_boto3(
+    aws: Any, bedrock: tuple[BedrockSimulator, str]
+) -> None:
+    simulator, _ = bedrock
     simulator.script(Step(error_event="InternalFailure", message="boom"))
     with pytest.raises(EventStreamError, match="boom"):
-        await asyncio.to_thread(invoke_stream, boto(url))
+        await asyncio.to_thread(invoke_stream, aws)
 
 
 async def test_an_exception_is_an_error_event_on_the_messages_route(bedrock: tuple[BedrockSimulator, str]) -> None:
     simulator, url = bedrock
-    client = anthropic.Anthropic(base_url=f"{url}/anthropic", auth_token="any", max_retries=0)
-
-    def stream() -> None:
-        with client.messages.stream(model=OPUS, **ASK) as opened:
-            opened.get_final_message()
-
     simulator.script(Step(exception_frame="throttlingException", exception_after=4))
     with pytest.raises(anthropic.APIStatusError, match="overloaded_error"):
-        await asyncio.to_thread(stream)
-    assert simulator.log[0]["ended"] == "error_event"
+        await asyncio.to_thread(stream, native(url))
+    assert (await logged(simulator))[0]["ended"] == "error_event"
 
 
-async def test_botocore_notices_a_flipped_bit(bedrock: tuple[BedrockSimulator, str]) -> None:
-    simulator, url = bedrock
+async def test_botocore_notices_a_flipped_bit(aws: Any, bedrock: tuple[BedrockSimulator, str]) -> None:
+    simulator, _ = bedrock
     simulator.script(Step(flip_at=150))
     with pytest.raises(ChecksumMismatch):
-        await asyncio.to_thread(invoke_stream, boto(url))
-    assert (simulator.log[0]["ended"], simulator.log[0]["usage_sent"]) == ("damaged", None)
+        await asyncio.to_thread(invoke_stream, aws)
+    assert ((await logged(simulator))[0]["ended"], (await logged(simulator))[0]["usage_sent"]) == ("damaged", None)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +472,7 @@ async def test_a_cut_answer_is_cut_on_every_route_and_logged_so(
     body = {"model": OPUS, "stream": stream, **ASK} if route == "native" else INVOKE
     with pytest.raises(httpx.RemoteProtocolError):
         await post(url, path, body)
-    [entry] = simulator.log
+    [entry] = await logged(simulator)
     assert (entry["ended"], entry["status"], entry["bytes_sent"]) == ("cut", 200, 100)
     assert (entry["message_id"], entry["usage_sent"]) == (None, None)
     assert entry["usage"]["output_tokens"] > 0
@@ -477,7 +488,7 @@ async def test_a_reset_is_a_reset_before_any_answer(bedrock: tuple[BedrockSimula
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
-    assert (simulator.log[0]["status"], simulator.log[0]["ended"]) == (None, "reset")
+    assert ((await logged(simulator))[0]["status"], (await logged(simulator))[0]["ended"]) == (None, "reset")
 
 
 async def test_odd_answers_are_sent_as_scripted(bedrock: tuple[BedrockSimulator, str]) -> None:
@@ -502,8 +513,6 @@ async def test_a_payload_of_more_than_twenty_megabytes_is_too_large(bedrock: tup
 
 
 async def test_frames_are_padded_to_lengths_that_tell_nothing(bedrock: tuple[BedrockSimulator, str]) -> None:
-    from botocore.eventstream import EventStreamBuffer
-
     _, url = bedrock
     answer = await post(url, f"/model/{OPUS}/invoke-with-response-stream", INVOKE)
     assert answer.headers["content-type"] == "application/vnd.amazon.eventstream"
@@ -514,18 +523,11 @@ async def test_frames_are_padded_to_lengths_that_tell_nothing(bedrock: tuple[Bed
     assert json.loads(base64.b64decode(payloads[-1]["bytes"]))["type"] == "message_stop"
 
 
-async def test_the_signature_covers_the_body(bedrock: tuple[BedrockSimulator, str]) -> None:
-    _, url = bedrock
-    client = boto(url)
-
+async def test_the_signature_covers_the_body(aws: Any) -> None:
     def tamper(request: Any, **_: Any) -> None:
         request.body = request.body.replace(b"hi", b"ho")
 
-    client.meta.events.register("before-send.bedrock-runtime.InvokeModel", _tampering(tamper))
+    aws.meta.events.register("before-send.bedrock-runtime.InvokeModel", tamper)
     with pytest.raises(ClientError) as caught:
-        await asyncio.to_thread(invoke, client)
+        await asyncio.to_thread(invoke, aws)
     assert caught.value.response["Error"]["Code"] == "InvalidSignatureException"
-
-
-def _tampering(change: Callable[..., None]) -> Callable[..., None]:
-    return change

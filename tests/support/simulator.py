@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvicorn
 
@@ -29,14 +29,37 @@ async def running_bedrock(simulator: BedrockSimulator | None = None) -> AsyncIte
         yield running
 
 
+async def logged(simulator: Simulator, count: int = 1) -> list[dict[str, Any]]:
+    """The log once it has so many entries: a client may be done with an answer before the simulator is."""
+    async with asyncio.timeout(5):
+        while len(simulator.log) < count:
+            await asyncio.sleep(0.002)
+    return simulator.log
+
+
 @asynccontextmanager
 async def _running(simulator: AnySimulator) -> AsyncIterator[tuple[AnySimulator, str]]:
-    server = uvicorn.Server(config(simulator, 0))
-    serving = asyncio.ensure_future(server._serve())
-    while not server.started:
-        await asyncio.sleep(0.002)
+    """The simulator behind a server that starts and stops without the ticks of uvicorn's own loop."""
+    settings = config(simulator, 0)
+    settings.load()
+    server = uvicorn.Server(settings)
+    server.lifespan = settings.lifespan_class(settings)
+    await server.startup()
     try:
         yield simulator, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = True
-        await serving
+        await _stop(server)
+
+
+async def _stop(server: uvicorn.Server) -> None:
+    for listener in server.servers:
+        listener.close()
+    state = server.server_state
+    for connection in list(state.connections):
+        connection.shutdown()
+    deadline = asyncio.get_running_loop().time() + 1.0
+    while (state.connections or state.tasks) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.002)
+    for task in state.tasks:
+        task.cancel()
+    await asyncio.gather(*state.tasks, return_exceptions=True)
