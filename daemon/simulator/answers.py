@@ -5,18 +5,22 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from daemon.simulator.binding import signature
 from daemon.simulator.caching import CacheUse
 from daemon.simulator.script import Step
 
 _numbers = itertools.count(1)
 
 
-def message(step: Step, *, model: object, prompt_bytes: int, cache: CacheUse, origin: str) -> dict[str, Any]:
+def message(
+    step: Step, request: Mapping[str, Any], *, model: object, prompt_bytes: int, cache: CacheUse, origin: str
+) -> dict[str, Any]:
     """A complete message. Counts follow the sizes of prompt and answer unless the step says them."""
     number = next(_numbers)
     content: list[dict[str, Any]] = []
     if step.thinking is not None:
-        content.append({"type": "thinking", "thinking": step.thinking, "signature": f"sig-{origin}-{number}"})
+        signed = signature(origin, number, model, request)
+        content.append({"type": "thinking", "thinking": step.thinking, "signature": signed})
     if step.text:
         content.append({"type": "text", "text": step.text})
     content += [

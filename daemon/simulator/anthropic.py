@@ -5,6 +5,7 @@ from typing import Any
 
 from daemon.simulator.answers import error, events, message, sse
 from daemon.simulator.base import Request, Simulator, broken_off, failure_point, json_answer, odd_answer, parsed
+from daemon.simulator.binding import mismatch
 from daemon.simulator.delivery import Answer, Part
 from daemon.simulator.script import Step
 
@@ -18,10 +19,11 @@ _LIMITS = (
 
 
 class AnthropicSimulator(Simulator):
-    """The Messages API of Anthropic."""
+    """The Messages API of Anthropic. With `bound_thinking` it minds thinking blocks of rewritten conversations."""
 
-    def __init__(self, log_path: Path | None = None) -> None:
+    def __init__(self, log_path: Path | None = None, *, bound_thinking: bool = False) -> None:
         super().__init__(log_path)
+        self._bound_thinking = bound_thinking
         self._number = 0
 
     def answer(self, request: Request) -> Answer:
@@ -60,6 +62,9 @@ class AnthropicSimulator(Simulator):
             return refused(401, "authentication_error", "x-api-key header is required")
         if body is None:
             return refused(400, "invalid_request_error", "The request body is not valid JSON")
+        broken = mismatch(str(body.get("model")), body, request.betas) if self._bound_thinking else None
+        if broken is not None:
+            return refused(400, "invalid_request_error", broken)
         try:
             step = self.next_step(request, body)
         except ValueError as problem:
@@ -77,7 +82,7 @@ class AnthropicSimulator(Simulator):
             document = error(step.error_type, step.message, identity[1])
             return json_answer(step.status, document, extra, step=step, log=log)
         model = body.get("model")
-        whole = message(step, model=model, prompt_bytes=size, cache=self.cache.use(model, body), origin="sim")
+        whole = message(step, body, model=model, prompt_bytes=size, cache=self.cache.use(model, body), origin="sim")
         log |= {"model": whole["model"], "usage": whole["usage"]}
         if body.get("stream") is not True:
             return json_answer(200, whole, (*_LIMITS, *extra), step=step, log=log)

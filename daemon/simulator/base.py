@@ -42,6 +42,11 @@ class Request:
         """The kind of credential sent."""
         return auth_kind(self.headers)
 
+    @property
+    def betas(self) -> tuple[str, ...]:
+        """The beta flags of the header."""
+        return tuple(name.strip() for name in self.headers.get("anthropic-beta", "").split(",") if name.strip())
+
 
 class Simulator:
     """An ASGI application. `log` holds what was served, newest last."""
@@ -172,12 +177,11 @@ def parsed(body: bytes) -> dict[str, Any] | None:
 def _entry(request: Request, fields: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
     body = parsed(request.body) or {}
     listed = body.get("anthropic_beta")
-    betas = [name.strip() for name in request.headers.get("anthropic-beta", "").split(",") if name.strip()]
     return {
         "at": time.time(),
         "path": request.path,
         "auth": request.auth,
-        "betas": [*betas, *(listed if isinstance(listed, list) else [])],
+        "betas": [*request.betas, *(listed if isinstance(listed, list) else [])],
         "body": sorted(body),
         "body_sha256": hashlib.sha256(request.body).hexdigest(),
         "headers": sorted(set(request.headers) - {"authorization", "x-api-key"}),

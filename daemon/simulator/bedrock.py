@@ -23,6 +23,7 @@ from daemon.simulator.base import (
     odd_answer,
     parsed,
 )
+from daemon.simulator.binding import mismatch
 from daemon.simulator.credentials import access_key_of, signature_is_right
 from daemon.simulator.delivery import Answer, Part
 from daemon.simulator.models import BASES, DEFAULT_BASE, Model, default_profiles, model_of
@@ -74,7 +75,8 @@ class BedrockSimulator(Simulator):
 
     `secrets` maps ids of access keys to secrets, `api_keys` lists Bedrock API keys; what is given is checked, `None`
     takes any. `profiles` are the inference profiles that exist, `arns` the models behind application profiles, and
-    `refused_betas` patterns of the beta flags that are not accepted.
+    `refused_betas` patterns of the beta flags that are not accepted. With `bound_thinking` it minds thinking blocks of
+    rewritten conversations.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class BedrockSimulator(Simulator):
         profiles: Iterable[str] | None = None,
         arns: Mapping[str, str] | None = None,
         refused_betas: tuple[str, ...] = REFUSED_BETAS,
+        bound_thinking: bool = False,
     ) -> None:
         super().__init__(log_path)
         self._strict = strict
@@ -95,6 +98,7 @@ class BedrockSimulator(Simulator):
         self._profiles = default_profiles() if profiles is None else frozenset(profiles)
         self._arns = dict(arns or {})
         self._refused_betas = refused_betas
+        self._bound_thinking = bound_thinking
         self._frames = itertools.count()
 
     def answer(self, request: Request) -> Answer:
@@ -174,6 +178,8 @@ class BedrockSimulator(Simulator):
         model = self._model(call)
         asked = Asked(call.route, model, body, _betas(call.route, request, body))
         objection = refusal(asked, self._refused_betas) if self._strict else None
+        if objection is None and self._bound_thinking:
+            objection = mismatch(model.name, body, asked.betas)
         if objection is not None:
             raise _Refused("ValidationException", objection)
         try:
@@ -195,7 +201,7 @@ class BedrockSimulator(Simulator):
             return call.failed(*failure, step)
         cache = self.cache.use(model.name, body)
         size = len(call.request.body)
-        whole = message(step, model=model.name, prompt_bytes=size, cache=cache, origin="bdrk")
+        whole = message(step, body, model=model.name, prompt_bytes=size, cache=cache, origin="bdrk")
         call.log.update(model=whole["model"], usage=whole["usage"])
         if call.stream and call.route == "messages":
             return sse_answer(step, whole, extra, call.log)
@@ -287,7 +293,7 @@ def _call(request: Request) -> _Call:
 def _betas(route: str, request: Request, body: dict[str, Any]) -> tuple[str, ...]:
     """The beta flags that count: of the header on the Messages route, of the body when invoked."""
     if route == "messages":
-        return tuple(name.strip() for name in request.headers.get("anthropic-beta", "").split(",") if name.strip())
+        return request.betas
     listed = body.get("anthropic_beta")
     return tuple(str(name) for name in listed) if isinstance(listed, list) else ()
 

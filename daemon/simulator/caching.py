@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from daemon.simulator.prompts import prompt_blocks
 
 _KEPT = 10_000  # prefixes remembered
 
@@ -34,7 +36,7 @@ class PromptCache:
         written = {"5m": 0, "1h": 0}
         running = hashlib.sha256(str(model).encode())
         marks: list[tuple[str, int, str]] = []
-        for block, mark in _blocks(request):
+        for block, mark in prompt_blocks(request):
             text = json.dumps(block, sort_keys=True)
             running.update(text.encode())
             size += len(text)
@@ -54,31 +56,3 @@ class PromptCache:
         self._known[digest] = None
         if len(self._known) > _KEPT:
             del self._known[next(iter(self._known))]
-
-
-def _blocks(request: Mapping[str, Any]) -> Iterator[tuple[object, dict[str, Any] | None]]:
-    """The blocks of a prompt in the order the cache sees them, each with its mark."""
-    for tool in _listed(request.get("tools")):
-        yield _unmarked(tool)
-    for block in _listed(request.get("system")):
-        yield _unmarked(block)
-    for message in _listed(request.get("messages")):
-        role = message.get("role") if isinstance(message, dict) else None
-        for block in _listed(message.get("content") if isinstance(message, dict) else message):
-            plain, mark = _unmarked(block)
-            yield [role, plain], mark
-
-
-def _unmarked(block: object) -> tuple[object, dict[str, Any] | None]:
-    if not isinstance(block, dict):
-        return {"type": "text", "text": block}, None
-    mark = block.get("cache_control")
-    plain = {name: value for name, value in block.items() if name != "cache_control"}
-    return plain, mark if isinstance(mark, dict) else None
-
-
-def _listed(value: object) -> list[Any]:
-    """A list as it is; text is a list of one, as the API reads it."""
-    if isinstance(value, list):
-        return value
-    return [value] if isinstance(value, str) else []

@@ -27,7 +27,7 @@ async def simulated() -> AsyncIterator[tuple[AnthropicSimulator, httpx.AsyncClie
     """A simulator and an authenticated client of it."""
     async with (
         running_simulator() as (simulator, url),
-        httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer any"}) as client,
+        httpx.AsyncClient(base_url=url, verify=False, headers={"authorization": "Bearer any"}) as client,
     ):
         yield simulator, client
 
@@ -284,7 +284,7 @@ async def test_both_simulators_are_scripted_read_and_reset_over_http() -> None:
             (plain, "/v1/messages", MODEL),
             (bedrock, "/anthropic/v1/messages", f"us.anthropic.{MODEL}"),
         ):
-            async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer any"}) as client:
+            async with httpx.AsyncClient(base_url=url, verify=False, headers={"authorization": "Bearer any"}) as client:
                 queued = await client.post("/_sim/script", json=[{"text": "one"}, {"text": "two"}, {"text": "never"}])
                 assert queued.json() == {"queued": 3}
                 answers = [await client.post(path, json={**ASK, "model": model}) for _ in range(2)]

@@ -13,10 +13,11 @@ import pytest
 from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
 from botocore.exceptions import ClientError, EventStreamError
 
+from daemon.simulator.anthropic import AnthropicSimulator
 from daemon.simulator.bedrock import BedrockSimulator
 from daemon.simulator.script import Step, ToolUse
 from tests.simulator.clients import KEY_ID, SECRET, boto, mantle, native, sdk
-from tests.support.simulator import logged, running_bedrock
+from tests.support.simulator import logged, running_bedrock, running_simulator
 
 OPUS = "us.anthropic.claude-opus-5-5"
 OLD = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
@@ -73,7 +74,7 @@ def aws(bedrock: tuple[BedrockSimulator, str]) -> Iterator[Any]:
 
 
 async def post(url: str, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, verify=False) as client:
         return await client.post(path, json=body, headers=BEARER | headers)
 
 
@@ -238,7 +239,7 @@ async def test_exactly_one_credential_is_wanted(
     bedrock: tuple[BedrockSimulator, str], headers: dict[str, str], status: int, auth: str
 ) -> None:
     simulator, url = bedrock
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, verify=False) as client:
         answer = await client.post("/anthropic/v1/messages", json={"model": OPUS, **ASK}, headers=headers)
     assert answer.status_code == status
     assert ((await logged(simulator))[0]["auth"], (await logged(simulator))[0]["status"]) == (auth, status)
@@ -366,7 +367,10 @@ async def test_older_models_want_the_older_forms(bedrock: tuple[BedrockSimulator
 
 async def test_what_is_accepted_can_be_widened_and_narrowed() -> None:
     everything = {"model": "any", "metadata": {"user_id": "{}"}, "temperature": 0, "fallbacks": []}
-    async with running_bedrock(BedrockSimulator(strict=False)) as (_, url), httpx.AsyncClient(base_url=url) as client:
+    async with (
+        running_bedrock(BedrockSimulator(strict=False)) as (_, url),
+        httpx.AsyncClient(base_url=url, verify=False) as client,
+    ):
         assert (await client.post("/anthropic/v1/messages", json=everything)).status_code == 200
     async with running_bedrock(BedrockSimulator(refused_betas=("effort-*",))) as (_, url):
         answer = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK}, **{"anthropic-beta": "effort-1"})
@@ -531,3 +535,39 @@ async def test_the_signature_covers_the_body(aws: Any) -> None:
     with pytest.raises(ClientError) as caught:
         await asyncio.to_thread(invoke, aws)
     assert caught.value.response["Error"]["Code"] == "InvalidSignatureException"
+
+
+# --- thinking blocks across providers
+
+
+async def test_a_thinking_block_survives_a_change_of_provider_but_not_of_its_conversation() -> None:
+    """Minted by the one, accepted by the other, refused once the tools before it were rewritten."""
+    thinking: dict[str, Any] = {"type": "adaptive"}
+    question = {"role": "user", "content": "hi"}
+    body = {"max_tokens": 100, "thinking": thinking, **with_tool(strict=True)}
+    async with (
+        running_simulator(AnthropicSimulator(bound_thinking=True)) as (_, plan),
+        running_bedrock(BedrockSimulator(bound_thinking=True)) as (_, url),
+    ):
+        minted = await post(plan, "/v1/messages", {"model": "claude-opus-5-5", **body, "messages": [question]})
+        assert minted.json()["content"][0]["type"] == "thinking"
+        marked = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
+        history = [
+            {"role": "user", "content": [marked]},  # cache marks do not count, nor does the form of a text
+            {"role": "assistant", "content": minted.json()["content"]},
+            {"role": "user", "content": "go on"},
+        ]
+        rewritten = {**body, **with_tool(), "messages": history}
+        again = await post(plan, "/v1/messages", {"model": "claude-opus-5-5", **body, "messages": history})
+        refused = await post(url, "/anthropic/v1/messages", {"model": OPUS, **rewritten})
+        tolerant = {**thinking, "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+        dropped = await post(
+            url,
+            "/anthropic/v1/messages",
+            {"model": OPUS, **rewritten, "thinking": tolerant},
+            **{"anthropic-beta": "thinking-binding-controls-2026-08-01"},
+        )
+        unbound = await post(url, "/anthropic/v1/messages", {"model": "us.anthropic.claude-sonnet-5-5", **rewritten})
+    assert (again.status_code, refused.status_code, dropped.status_code, unbound.status_code) == (200, 400, 200, 200)
+    text = refused.json()["error"]["message"]
+    assert text.startswith("messages.1.content.0: Invalid `signature` in `thinking` block.")

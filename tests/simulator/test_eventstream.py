@@ -5,7 +5,7 @@ import json
 
 import pytest
 from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.simulator import eventstream
@@ -42,6 +42,7 @@ def test_botocore_reads_a_chunk_an_exception_and_an_error() -> None:
     assert (error["status_code"], error["headers"][":error-message"]) == (400, "boom")
 
 
+@settings(deadline=None)
 @given(event=st.binary(max_size=5000), padding=st.text("abcXYZ", max_size=80))
 def test_every_event_comes_back_as_it_was(event: bytes, padding: str) -> None:
     [frame] = read(eventstream.chunk(event, padding))

@@ -16,9 +16,11 @@ AnySimulator = TypeVar("AnySimulator", bound=Simulator)
 
 
 @asynccontextmanager
-async def running_simulator() -> AsyncIterator[tuple[AnthropicSimulator, str]]:
+async def running_simulator(
+    simulator: AnthropicSimulator | None = None,
+) -> AsyncIterator[tuple[AnthropicSimulator, str]]:
     """A simulated Anthropic and its URL."""
-    async with _running(AnthropicSimulator()) as running:
+    async with _running(simulator or AnthropicSimulator()) as running:
         yield running
 
 
