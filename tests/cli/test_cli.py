@@ -129,7 +129,7 @@ async def test_usage_is_shown_in_every_form(shell: Shell) -> None:
     first = json.loads(records.out)["items"][0]
     assert (await shell("usage", "records", "-o", "name")).out.splitlines()[0] == first["request_id"]
     one = await shell("usage", "records", "--request-id", first["request_id"])
-    assert (one.out.count("\n"), "attempt  provider=plan" in one.err) == (1, True)
+    assert (one.out.count("\n"), "1 plan messages 200 ok " in one.err) == (1, True)
     by_user = await shell("usage", "summary", "--by", "user")
     assert by_user.out.split("\t")[:2] == ["alice", "3"]
     assert "requests" in (await shell("usage", "summary")).out
@@ -228,7 +228,7 @@ async def test_the_schema_is_brought_up_and_down(tmp_path: Path) -> None:
     assert (await proxyctl("db", "check", **data)).code == 8
     assert (await proxyctl("db", "upgrade", **data)).code == 0
     assert (await proxyctl("db", "check", **data)).code == 0
-    assert (await proxyctl("db", "current", **data)).out == "0001\n"
+    assert (await proxyctl("db", "current", **data)).out == "0002\n"
     assert (await proxyctl("db", "downgrade", "base", **data)).code == 2
     assert (await proxyctl("db", "downgrade", "base", "--yes", **data)).code == 0
     assert "CREATE TABLE users" in (await proxyctl("db", "upgrade", "--sql", **data)).out
