@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import random
 import secrets
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID
@@ -17,35 +18,45 @@ from uuid_utils import uuid7
 
 from daemon.admin.app import build_admin_app
 from daemon.app import Application
+from daemon.core.circuit import Policy
+from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import load_catalogue
 from daemon.core.periods import day_start, period_bounds
 from daemon.core.pricing import PriceSheet, load_sheet
+from daemon.gateway.accounts import Accounts
 from daemon.gateway.admission import Admission
+from daemon.gateway.bedrock import Bedrock, Drains, ModelMap, OpenKeys
 from daemon.gateway.bodies import BodyReader
-from daemon.gateway.endpoints import DataPlane, Deadlines
-from daemon.gateway.exchange import Accounts
+from daemon.gateway.circuits import Circuits
+from daemon.gateway.endpoints import DataPlane
+from daemon.gateway.exchange import Exchanges
 from daemon.gateway.journal import Journal
+from daemon.gateway.learned import Compatibility, Sessions
 from daemon.gateway.ledger import Ledger
+from daemon.gateway.legs import Deadlines
+from daemon.gateway.plan import Plan
+from daemon.gateway.probe import BedrockProbe
+from daemon.gateway.routing import Follower, Routing
 from daemon.observability.tasks import spawn
+from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
 from daemon.secrets_store import Secrets, data_directory, database_url
 from daemon.security.access_keys import hash_key
-from daemon.security.envelope import build_envelope
-from daemon.services.bedrock_keys import ProbeResult
-from daemon.services.directory import Directory, Principal
-from daemon.services.errors import Unavailable
+from daemon.security.envelope import Envelope, build_envelope
+from daemon.services.bedrock_keys import Probe, open_credential
+from daemon.services.directory import Directory, Principal, SealedBedrockKey
 from daemon.services.registry import Services, build_services
 from daemon.settings import Settings
 from daemon.store import migrate, usage
 from daemon.store.engine import OUTAGES, Store
-from daemon.store.epochs import read_all
 from daemon.store.lock import DirectoryLock
+from daemon.upstreams.aws import AwsSigner
+from daemon.upstreams.bedrock import BedrockUpstream
 from daemon.upstreams.http import HttpUpstream
 from daemon.web.health import Health
 
 log = structlog.get_logger()
 
-EPOCH_POLL_SECONDS = 1.0
 _MEMORY_SHARE = 4  # request bodies together may take a quarter of the machine's memory
 
 
@@ -99,16 +110,38 @@ class Runtime:
         self.ledger = Ledger(store, journal, day_of=lambda instant: day_start(instant, settings.zone))
         await self.ledger.start()
         self._stack.push_async_callback(self.ledger.aclose)
-        self.services, admission = self._build_services(store, sheet)
-        plan = HttpUpstream(settings.plan_api_url, connect_timeout=settings.connect_timeout)
-        self._stack.push_async_callback(plan.aclose)
+        admission = self._admission(store)
+        routing = self._routing(store)
+        await routing.load(store)
+        follow = Follower(store, admission.invalidate, routing)
+        envelope = build_envelope(
+            kms_key_id=settings.kms_key_id,
+            kms_url=settings.kms_url,
+            region=settings.bedrock_region,
+            local_key=self._keys.local_encryption_key,
+        )
+        await envelope.prepare()
+        accounts = partial(Accounts, sheet=lambda: sheet, now=utc_now, monotonic=time.monotonic)
+        bedrock = self._bedrock(envelope, routing)
+        probe = BedrockProbe(
+            Directory(store),
+            bedrock,
+            routing,
+            self.ledger,
+            new_accounts=accounts,
+            now=utc_now,
+            monotonic=time.monotonic,
+            new_request_id=new_request_id,
+        )
+        self.services = self._build_services(store, sheet, admission, follow, routing, envelope, probe)
+        data_plane = self._data_plane(store, admission, accounts(self.ledger), bedrock, routing)
         self.app = Application(
-            data_plane=self._data_plane(store, admission, plan, sheet),
+            data_plane=data_plane,
             control_plane=build_admin_app(self.services, sheet=lambda: sheet, trusted_proxies=settings.trusted_proxies),
             health=Health(lambda: self._ready),
             new_request_id=new_request_id,
         )
-        poll = spawn(_follow_epochs(store, admission.invalidate), name="epoch poll")
+        poll = spawn(follow.run(), name="epoch poll")
         self._stack.callback(poll.cancel)
         self._ready = True
 
@@ -121,9 +154,9 @@ class Runtime:
         self._ready = False
         await self._stack.aclose()
 
-    def _build_services(self, store: Store, sheet: PriceSheet) -> tuple[Services, Admission]:
+    def _admission(self, store: Store) -> Admission:
         settings, keys = self._settings, self._keys
-        admission = Admission(
+        return Admission(
             Directory(store),
             hash_key=lambda raw: hash_key(raw, keys.key_hasher_secret),
             ttl=settings.access_key_cache_ttl,
@@ -132,7 +165,60 @@ class Runtime:
             now=utc_now,
             outages=OUTAGES,
         )
-        services = build_services(
+
+    def _routing(self, store: Store) -> Routing:
+        settings = self._settings
+        circuits = Circuits(
+            store.write,
+            policy=Policy(settings.circuit_failure_threshold, settings.circuit_reset_timeout),
+            owner=secrets.token_hex(8),
+            now=utc_now,
+            monotonic=time.monotonic,
+            jitter=random.random,
+            new_id=_new_id,
+        )
+        compatibility = Compatibility(store.write, ttl=settings.compatibility_ttl, now=utc_now, new_id=_new_id)
+        sessions = Sessions(store.write, dwell=settings.sticky_seconds, now=utc_now, monotonic=time.monotonic)
+        models = ModelMap(load_catalogue(data_file("models.json").read_bytes()), settings.bedrock_model_mapping, {})
+        return Routing(circuits, compatibility, sessions, models)
+
+    def _bedrock(self, envelope: Envelope, routing: Routing) -> Bedrock:
+        settings = self._settings
+
+        def new_upstream(url: str) -> HttpUpstream:
+            return HttpUpstream(url, connect_timeout=settings.connect_timeout)
+
+        async def open_key(sealed: SealedBedrockKey) -> BedrockCredential:
+            return await open_credential(
+                envelope, sealed.sealed_secret, access_key_id=sealed.access_key_id, bedrock_key_id=sealed.id
+            )
+
+        signer = AwsSigner(sts_url=settings.sts_url or None, now=utc_now)
+        upstream = BedrockUpstream(url=settings.bedrock_url, signer=signer, new_upstream=new_upstream)
+        self._stack.push_async_callback(upstream.aclose)
+        return Bedrock(
+            upstream,
+            keys=OpenKeys(open_key, ttl=settings.bedrock_key_cache_ttl, monotonic=time.monotonic),
+            models=routing.models,
+            compatibility=routing.compatibility,
+            sessions=routing.sessions,
+            deadlines=self._deadlines(),
+            ceilings=self._ceilings(),
+            drains=Drains(),
+        )
+
+    def _build_services(
+        self,
+        store: Store,
+        sheet: PriceSheet,
+        admission: Admission,
+        follow: Follower,
+        routing: Routing,
+        envelope: Envelope,
+        probe: Probe,
+    ) -> Services:
+        settings, keys = self._settings, self._keys
+        return build_services(
             store,
             hasher_secret=keys.key_hasher_secret,
             jwt_secret=keys.jwt_secret,
@@ -142,31 +228,36 @@ class Runtime:
             now=utc_now,
             token_bytes=secrets.token_bytes,
             version=version("claude-code-proxyctl"),
-            catalogue=load_catalogue(data_file("models.json").read_bytes()),
+            catalogue=routing.models.catalogue,
             model_environment=settings.bedrock_model_mapping,
             default_bedrock_region=settings.bedrock_region,
-            envelope=build_envelope(
-                kms_key_id=settings.kms_key_id,
-                kms_url=settings.kms_url,
-                region=settings.bedrock_region,
-                local_key=keys.local_encryption_key,
-            ),
-            probe_bedrock=_no_probe,
-            is_priced=lambda model, region: _is_priced(sheet, model, region),
+            envelope=envelope,
+            probe_bedrock=probe,
+            is_priced=lambda model, region: sheet.find("bedrock", region, model)[1],
             on_access_change=admission.invalidate,
-            on_models_change=lambda: None,
-            on_routing_change=lambda: None,
+            on_models_change=follow.soon,
+            on_routing_change=follow.soon,
             system_facts=lambda: {
                 "database": store.dialect,
                 "plan_api_url": settings.plan_api_url,
                 "plan_api_key_set": settings.plan_api_key is not None,
+                "bedrock_region": settings.bedrock_region,
+                "circuits_open": routing.circuits.open(),
                 "ledger_pending": self.ledger.pending,
                 "ledger_failures": self.ledger.failures,
             },
         )
-        return services, admission
 
-    def _data_plane(self, store: Store, admission: Admission, plan: HttpUpstream, sheet: PriceSheet) -> DataPlane:
+    def _deadlines(self) -> Deadlines:
+        settings = self._settings
+        return Deadlines(settings.first_byte_timeout, settings.whole_answer_timeout, settings.idle_timeout)
+
+    def _ceilings(self) -> Ceilings:
+        return Ceilings(self._settings.claude_code_max_output_tokens, self._settings.max_thinking_tokens)
+
+    def _data_plane(
+        self, store: Store, admission: Admission, accounts: Accounts, bedrock: Bedrock, routing: Routing
+    ) -> DataPlane:
         settings = self._settings
 
         async def oauth_usage(principal: Principal) -> bytes:
@@ -176,13 +267,23 @@ class Runtime:
             return _oauth_usage_body(spent)
 
         key = settings.plan_api_key
+        upstream = HttpUpstream(settings.plan_api_url, connect_timeout=settings.connect_timeout)
+        self._stack.push_async_callback(upstream.aclose)
+        plan = Plan(
+            upstream,
+            api_key=key.get_secret_value() if key else None,
+            deadlines=self._deadlines(),
+            ceilings=self._ceilings(),
+            sessions=routing.sessions,
+        )
         return DataPlane(
             admission=admission,
-            accounts=Accounts(self.ledger, sheet=lambda: sheet, now=utc_now, monotonic=time.monotonic),
+            accounts=accounts,
+            exchanges=Exchanges(accounts, routing.circuits, routing.sessions),
+            sessions=routing.sessions,
             plan=plan,
-            plan_api_key=key.get_secret_value() if key else None,
+            bedrock=bedrock,
             bodies=BodyReader(_memory() // _MEMORY_SHARE),
-            deadlines=Deadlines(settings.first_byte_timeout, settings.whole_answer_timeout, settings.idle_timeout),
             usage=oauth_usage,
             now=utc_now,
             monotonic=time.monotonic,
@@ -205,34 +306,12 @@ def _bring_schema(url: str) -> None:
         )
 
 
-async def _no_probe(_: UUID) -> ProbeResult:
-    raise Unavailable("this daemon cannot try Bedrock keys yet")
-
-
 def _price_sheet(override: Path | None) -> PriceSheet:
     return load_sheet(override.read_bytes() if override else data_file("models.json").read_bytes())
 
 
-def _is_priced(sheet: PriceSheet, model: str, region: str) -> bool:
-    """Whether the sheet states what a model costs on Bedrock, in the region or everywhere."""
-    name = sheet.names.get(model, model)
-    return any(("bedrock", place, name) in sheet.prices for place in (region, "global"))
-
-
-async def _follow_epochs(store: Store, on_access_change: Callable[[], None]) -> None:
-    """Drop cached keys when another replica changed them; while the store is away what is known stays."""
-    known: int | None = None
-    while True:
-        try:
-            async with store.read() as connection:
-                epoch = (await read_all(connection)).get("access", 0)
-        except OUTAGES:
-            log.warning("epoch poll failed")
-        else:
-            if known is not None and epoch != known:
-                on_access_change()
-            known = epoch
-        await asyncio.sleep(EPOCH_POLL_SECONDS)
+def _new_id() -> UUID:
+    return UUID(bytes=uuid7().bytes)
 
 
 def _oauth_usage_body(spent_nano: int) -> bytes:

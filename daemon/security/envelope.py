@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
@@ -123,6 +124,11 @@ class KmsCipher:
         self._making = threading.Lock()
         self._threads = ThreadPoolExecutor(_KMS_THREADS, thread_name_prefix="kms")
 
+    async def prepare(self) -> None:
+        """Make the client before anybody waits: boto3 reads its models in one go, and everything stands still."""
+        with suppress(SealUnavailable):  # it is tried again when it is needed
+            await self._in_thread(self._connect, seconds=_CLIENT_SECONDS)
+
     async def seal(self, plaintext: bytes, context: Context) -> bytes:
         answer = await self._call("generate_data_key", KeyId=self._key_id, KeySpec="AES_256", **_kms_context(context))
         try:
@@ -167,6 +173,12 @@ class Envelope:
     def __init__(self, sealer: Cipher | None, *openers: Cipher) -> None:
         self._sealer = sealer
         self._openers = {cipher.mode: cipher for cipher in (*openers, *([sealer] if sealer else []))}
+
+    async def prepare(self) -> None:
+        """Do at the start what the first use would otherwise wait for. Never fails."""
+        for cipher in self._openers.values():
+            if isinstance(cipher, KmsCipher):
+                await cipher.prepare()
 
     async def seal(self, plaintext: bytes, context: Context) -> bytes:
         """A blob that opens with the same context only.

@@ -1,14 +1,18 @@
 """`proxyctl bedrock-keys` as a process, against a real daemon: secrets go in by the right door and never come out."""
 
+import asyncio
 import json
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from daemon.security.envelope import kms_client
 from tests.cli.test_cli import Shell, proxyctl
 from tests.support.daemon import running_daemon
+from tests.support.moto import CREDENTIALS, REGION, moto_process
 from tests.support.simulator import running_simulator
 
 SECRET = "ABSKc2VjcmV0LW9mLXRoaXMtdGVzdA=="
@@ -127,3 +131,26 @@ async def test_there_is_no_option_for_the_secret() -> None:
     assert "Example: proxyctl bedrock-keys set" in done.out
     for option in ("--api-key ", "--secret", "--session-token ", "--external-id "):
         assert option not in done.out
+
+
+async def test_a_daemon_with_a_kms_key_seals_with_it_and_serves_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with moto_process() as (kms, process):
+        arn = await asyncio.to_thread(lambda: kms_client(REGION, kms).create_key()["KeyMetadata"]["Arn"])
+        variables = {"PROXY_KMS_KEY_ID": arn, "PROXY_KMS_URL": kms}
+        async with running_simulator() as (_, plan), running_daemon(tmp_path, plan, **variables) as daemon:
+            await daemon.create_key()
+            shell = Shell(daemon.url, await daemon.admin_token())
+            done = await shell(*SET, "--from-file", "-", "-o", "json", stdin=SECRET)
+            assert json.loads(done.out)["sealed_by"] == "kms"
+            process.send_signal(signal.SIGSTOP)
+            try:
+                away = await shell(*SET, "--ambient")
+                assert (away.code, "KMS did not answer in 2 s" in away.err) == (1, True)
+                assert (await shell("bedrock-keys", "status", "laptop", "--query", "auth")).out == '"api_key"\n'
+            finally:
+                process.send_signal(signal.SIGCONT)
+            assert (await shell(*SET, "--ambient")).code == 0

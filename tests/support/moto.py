@@ -24,6 +24,13 @@ _STARTS_WITHIN = 30.0
 @contextmanager
 def moto_server() -> Iterator[str]:
     """The URL of a server that answers for KMS, STS and more."""
+    with moto_process() as (url, _):
+        yield url
+
+
+@contextmanager
+def moto_process() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, with the process: stopped with SIGSTOP, it is an AWS that does not answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -32,7 +39,7 @@ def moto_server() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(server, url)
-        yield url
+        yield url, server
     finally:
         server.terminate()
         server.wait(10)
