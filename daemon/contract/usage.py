@@ -56,13 +56,14 @@ class TopUsers(Answer):
 
 
 class UsageAttempt(Answer):
-    """One try at one provider."""
+    """One try at one provider; `failure` is its kind, `model` the provider's own name for the model if it has one."""
 
     provider: str
     route: str
     status: int | None
     failure: str | None
     duration_ms: int
+    model: str | None = None
 
 
 class UsageEntry(Answer):

@@ -74,6 +74,7 @@ _TRANSPORT = {
     "idle_timeout": "timeout",
     "cut": "cut",
     "protocol": "protocol",
+    "credential": "own_credential_unavailable",
 }
 _SPEND = re.compile(r"specified API usage limits|out of extra usage|credit balance is too low", re.IGNORECASE)
 _TIER = re.compile(r"extra usage is required for long context", re.IGNORECASE)

@@ -14,6 +14,7 @@ from daemon.core.tokens import TokenCounts
 
 FORMAT = "proxyctl/models/v1"
 PROVIDERS = ("plan", "bedrock")
+REGIONS = ("global", "us", "eu", "jp", "au", "apac", "us-gov")
 _MILLION = 1_000_000
 _NANO = 1_000_000_000
 _RATES = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
@@ -63,10 +64,27 @@ class PriceSheet:
     # Snapshots made so far: as many as the sheet has tiers, whatever clients ask for.
     snapshots: dict[tuple[str, ...], PriceSnapshot] = field(default_factory=dict, compare=False, repr=False)
 
-    def dearest(self, provider: str) -> ModelPrice:
-        """The highest price of a provider: what a model nobody knows is charged at."""
-        known = [price for price in self.prices.values() if price.provider == provider]
+    def dearest(self, provider: str, model: str | None = None) -> ModelPrice:
+        """The highest price of a provider: what a model nobody knows is charged at. With `model`: of its regions."""
+        known = [entry for entry in self.prices.values() if entry.provider == provider and model in (None, entry.model)]
         return max(known, key=lambda price: (price.standard.output, price.standard.input, price.region, price.model))
+
+    def find(self, provider: str, region: str, model: str) -> tuple[ModelPrice | None, bool]:
+        """The price of a model by any of its names, and whether it is the region's own.
+
+        A region without a price of its own costs what the dearest region does: that is never too little.
+        """
+        name = self.names.get(model) or _known_name(self, normalise_model(model))
+        own = self.prices.get((provider, region, name))
+        if own is not None:
+            return own, True
+        if any((provider, place, name) in self.prices for place in REGIONS):
+            return self.dearest(provider, name), False
+        return None, False
+
+    def knows(self, provider: str, model: str) -> bool:
+        """Whether a model has a price at a provider, in whatever region."""
+        return self.find(provider, "global", model)[0] is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +107,8 @@ def price(
     inference_geo: str | None = None,
 ) -> Priced:
     """The cost of one answer, at the price of the model, provider, region and tier that served it."""
-    name = sheet.names.get(model) or _known_name(sheet, normalise_model(model))
-    found = sheet.prices.get((provider, region, name)) or sheet.prices.get((provider, "global", name))
-    estimated = found is None
+    found, own = sheet.find(provider, region, model)
+    estimated = not own
     entry = found or sheet.dearest(provider)
     rates, tier = _tier(entry, tokens.prompt, speed)
     if rates.cache_write_1h is None:

@@ -61,13 +61,15 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at one provider."""
+    """One try at one provider, or, with failure `circuit_open`, one that was left out. `model` is the provider's name
+    for the model where it has one of its own."""
 
     provider: str
     route: str
     status: int | None
     failure: str | None
     duration_ms: int
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,44 +8,27 @@ from datetime import datetime
 from urllib.parse import unquote
 
 from daemon.core.identity import mask
+from daemon.core.strategy import NoRoute, Provider, plan_route
 from daemon.gateway import relay
+from daemon.gateway.accounts import Accounts, Exchange, session_of
 from daemon.gateway.admission import Admission, Admitted
-from daemon.gateway.answers import NO_RETRY, Denied, send_denied, send_json, send_whole
+from daemon.gateway.answers import Denied, send_denied, send_json, send_whole
+from daemon.gateway.bedrock import CANNOT_COUNT, NO_KEY, Bedrock
 from daemon.gateway.bodies import BodyReader, ClientLeft
-from daemon.gateway.exchange import Accounts, Exchange
+from daemon.gateway.exchange import Exchanges
+from daemon.gateway.learned import Sessions
 from daemon.gateway.ledger import LedgerUnavailable
+from daemon.gateway.legs import Leg
+from daemon.gateway.plan import BETA_LIMIT, BETA_TOO_LONG, NO_CREDENTIAL, Plan
 from daemon.observability.tasks import spawn
 from daemon.protocol.anthropic.request import BadRequest, inspect
 from daemon.protocol.asgi import Receive, Scope, Send
-from daemon.protocol.headers import has_own_credential, request_headers
+from daemon.protocol.headers import response_headers
 from daemon.services.directory import Principal
-from daemon.upstreams.base import Abortable, Failure, FailureKind, OutboundRequest, Upstream
+from daemon.upstreams.base import Abortable, Failure
 
-BETA_LIMIT = 8 * 1024
-QUERY_LIMIT = 2 * 1024
 NOT_FOUND = Denied(404, "not_found_error", "no such path")
-NO_CREDENTIAL = Denied(
-    502,
-    "api_error",
-    "no credential for Anthropic: sign in with Claude Code, or an operator has to set PROXY_PLAN_API_KEY",
-    (NO_RETRY,),
-)
-NO_BEDROCK = Denied(
-    501,
-    "not_supported",
-    "this user's routing strategy is bedrock_only, and this gateway serves the Anthropic plan only",
-    (NO_RETRY,),
-)
-BETA_TOO_LONG = Denied(400, "invalid_request_error", f"anthropic-beta: expected at most {BETA_LIMIT >> 10} KiB")
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds until a stream begins, until a whole answer begins, and between two bytes of either."""
-
-    first_byte: float
-    whole_answer: float
-    idle: float
+_COUNT = "/v1/messages/count_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +51,11 @@ class DataPlane:
         *,
         admission: Admission,
         accounts: Accounts,
-        plan: Upstream,
-        plan_api_key: str | None,
+        exchanges: Exchanges,
+        sessions: Sessions,
+        plan: Plan,
+        bedrock: Bedrock,
         bodies: BodyReader,
-        deadlines: Deadlines,
         usage: Callable[[Principal], Awaitable[bytes]],
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
@@ -79,17 +63,18 @@ class DataPlane:
     ) -> None:
         self._admission = admission
         self._accounts = accounts
+        self._exchanges = exchanges
+        self._sessions = sessions
         self._plan = plan
-        self._plan_api_key = plan_api_key
+        self._bedrock = bedrock
         self._bodies = bodies
-        self._deadlines = deadlines
         self._usage = usage
         self._now = now
         self._monotonic = monotonic
         self._new_request_id = new_request_id
         self._routes: dict[str, tuple[str, Callable[[_Call], Awaitable[Denied | None]]]] = {
             "/v1/messages": ("POST", self._messages),
-            "/v1/messages/count_tokens": ("POST", self._pass_through),
+            _COUNT: ("POST", self._pass_through),
             "/v1/models": ("GET", self._pass_through),
             "/api/oauth/usage": ("GET", self._oauth_usage),
         }
@@ -133,10 +118,8 @@ class DataPlane:
         facts = inspect(body)
         if isinstance(facts, BadRequest):
             return Denied(400, "invalid_request_error", facts.message)
-        timeout = self._deadlines.first_byte if facts.stream else self._deadlines.whole_answer
-        request = self._outbound(call, body, timeout)
-        if isinstance(request, Denied):
-            return request
+        if _betas_too_long(call.scope):
+            return BETA_TOO_LONG
         exchange = Exchange(
             request_id=call.request_id,
             admitted=call.admitted,
@@ -146,19 +129,12 @@ class DataPlane:
             admitted_at=self._now(),
             started=self._monotonic(),
         )
-        shared = self._shared(call)
-        watcher = spawn(_watch(call.receive, exchange.line), name="client watcher")
+        legs = self._legs(call, exchange, body)
+        if isinstance(legs, Denied):
+            return legs
+        watcher = spawn(_watch(call.receive, exchange.leave), name="client watcher")
         try:
-            reply = await self._plan.open(request, exchange.line)
-            if isinstance(reply, Failure):
-                if reply.kind is FailureKind.ABORTED:
-                    await self._accounts.settle_client_left(exchange)
-                else:
-                    await relay.fail(exchange, reply, self._accounts, call.send)
-            elif relay.is_event_stream(reply):
-                await relay.stream(exchange, reply, self._accounts, call.send, shared_credential=shared)
-            else:
-                await relay.whole(exchange, reply, self._accounts, call.send, shared_credential=shared)
+            await self._exchanges.run(exchange, legs[0], call.send, sticky=legs[1])
         except LedgerUnavailable:
             return relay.UNRECORDED
         except asyncio.CancelledError:  # the server gives up on us at the end of its drain
@@ -169,66 +145,101 @@ class DataPlane:
             watcher.cancel()
         return None
 
+    def _legs(self, call: _Call, exchange: Exchange, body: bytes) -> tuple[list[Leg], bool] | Denied:
+        """The providers for a request, in order, and whether the session's move decided the first one."""
+        principal = call.admitted.principal
+        place = self._sessions.find(principal.access_key_id, session_of(exchange))
+        available = self._available(call)
+        natural = plan_route(principal.strategy, available=available, sticky=None)
+        route = plan_route(principal.strategy, available=available, sticky=self._sessions.sticky(place))
+        if isinstance(natural, NoRoute) or isinstance(route, NoRoute):
+            return NO_CREDENTIAL if isinstance(natural, NoRoute) and "plan" in natural.wanted else NO_KEY
+        legs: list[Leg] = []
+        for provider in route.providers:
+            if provider == "plan":
+                legs.append(self._plan.leg(call.scope, call.path, exchange, body, place))
+            elif principal.bedrock_key is not None:
+                legs.append(self._bedrock.leg(exchange, body, principal.bedrock_key, place))
+        return legs, route.providers[0] != natural.providers[0]
+
+    def _available(self, call: _Call) -> list[Provider]:
+        available: list[Provider] = []
+        if self._plan.available(call.scope, call.admitted.access_key):
+            available.append("plan")
+        if call.admitted.principal.bedrock_key is not None:
+            available.append("bedrock")
+        return available
+
     async def _pass_through(self, call: _Call) -> Denied | None:
         """Counting tokens and listing models: never metered, never billed."""
         body = await self._bodies.read(call.receive, call.scope["headers"])
         if isinstance(body, Denied):
             return body
         line = Abortable()
-        watcher = spawn(_watch(call.receive, line), name="client watcher")
+        watcher = spawn(_watch(call.receive, line.abort), name="client watcher")
         try:
-            request = self._outbound(call, body, self._deadlines.first_byte)
-            if isinstance(request, Denied):
-                return request
-            reply = await self._plan.open(request, line)
-            answer = reply if isinstance(reply, Failure) else await relay.collect(reply, line)
-            if isinstance(reply, Failure) or isinstance(answer, Failure):
-                failure = reply if isinstance(reply, Failure) else answer
-                assert isinstance(failure, Failure)
-                return None if line.aborted else Denied(502, "api_error", failure.detail)
-            shared = self._shared(call)
-            denied = relay.refuse(reply, answer, shared_credential=shared)
-            if denied is None:
-                headers = relay.head(reply, call.request_id, shared_credential=shared)
-                await send_whole(call.send, reply.status, headers, answer)
-            return denied
+            principal = call.admitted.principal
+            if principal.strategy == "bedrock_only" or not self._plan.available(call.scope, call.admitted.access_key):
+                return await self._from_bedrock(call, body, line)
+            return await self._from_plan(call, body, line)
         finally:
             self._bodies.release(body)
             watcher.cancel()
+
+    async def _from_plan(self, call: _Call, body: bytes, line: Abortable) -> Denied | None:
+        if _betas_too_long(call.scope):
+            return BETA_TOO_LONG
+        key = call.admitted.access_key
+        request = self._plan.request(call.scope, call.path, key, body, self._plan.deadlines.first_byte)
+        reply = await self._plan.upstream.open(request, line)
+        answer = reply if isinstance(reply, Failure) else await relay.collect(reply)
+        if isinstance(reply, Failure) or isinstance(answer, Failure):
+            failure = reply if isinstance(reply, Failure) else answer
+            assert isinstance(failure, Failure)
+            return None if line.aborted else Denied(502, "api_error", failure.detail)
+        shared = self._plan.shared(call.scope, key)
+        denied = relay.refuse(reply, answer, shared_credential=shared)
+        if denied is None:
+            headers = response_headers(reply.headers, shared_credential=shared)
+            headers += [(b"request-id", call.request_id.encode()), (b"x-proxy-provider", b"plan")]
+            upstream_id = relay.header(reply, b"request-id")
+            if upstream_id:
+                headers.append((b"x-proxy-upstream-request-id", upstream_id))
+            await send_whole(call.send, reply.status, headers, answer)
+        return denied
+
+    async def _from_bedrock(self, call: _Call, body: bytes, line: Abortable) -> Denied | None:
+        """Bedrock counts tokens for some models, and has no list of models: ours is what can be asked for."""
+        key = call.admitted.principal.bedrock_key
+        if key is None:
+            return NO_CREDENTIAL if call.admitted.principal.strategy != "bedrock_only" else NO_KEY
+        if call.path == "/v1/models":
+            answer: bytes | Denied = self._bedrock.model_list()
+        elif call.path == _COUNT:
+            facts = inspect(body)
+            if isinstance(facts, BadRequest):
+                return Denied(400, "invalid_request_error", facts.message)
+            answer = await self._bedrock.count_tokens(body, facts.model, key, line)
+        else:
+            return CANNOT_COUNT if call.path == _COUNT else NOT_FOUND
+        if isinstance(answer, Denied):
+            return answer
+        await send_json(call.send, 200, answer, call.request_id, headers=((b"x-proxy-provider", b"bedrock"),))
+        return None
 
     async def _oauth_usage(self, call: _Call) -> Denied | None:
         body = await self._usage(call.admitted.principal)
         await send_json(call.send, 200, body, call.request_id, headers=((b"cache-control", b"no-store"),))
         return None
 
-    def _shared(self, call: _Call) -> bool:
-        """Whether the request goes out with the gateway's credential and not with the client's own."""
-        return not has_own_credential(call.scope["headers"], access_key=call.admitted.access_key)
-
-    def _outbound(self, call: _Call, body: bytes, first_byte_timeout: float) -> OutboundRequest | Denied:
-        headers = call.scope["headers"]
-        if call.admitted.principal.strategy == "bedrock_only":
-            return NO_BEDROCK
-        if self._plan_api_key is None and self._shared(call):
-            return NO_CREDENTIAL
-        if sum(len(value) for name, value in headers if name == b"anthropic-beta") > BETA_LIMIT:
-            return BETA_TOO_LONG
-        query = call.scope["query_string"]
-        passes = query and len(query) <= QUERY_LIMIT and b"ak_" not in query
-        path = call.path.encode()
-        return OutboundRequest(
-            method=call.scope["method"].encode(),
-            path=path + b"?" + query if passes else path,
-            headers=request_headers(headers, access_key=call.admitted.access_key, plan_api_key=self._plan_api_key),
-            body=body,
-            first_byte_timeout=first_byte_timeout,
-            idle_timeout=self._deadlines.idle,
-        )
-
 
 def is_data_path(path: str) -> bool:
     """Whether a path belongs to the data plane."""
     return path.startswith(("/ak/", "/v1/", "/api/hello", "/api/oauth/"))
+
+
+def _betas_too_long(scope: Scope) -> bool:
+    return sum(len(value) for name, value in scope["headers"] if name == b"anthropic-beta") > BETA_LIMIT
 
 
 def _is_model(path: str) -> bool:
@@ -248,9 +259,9 @@ def _split_key(scope: Scope) -> tuple[str, str | None]:
     return slash + rest, unquote(key)
 
 
-async def _watch(receive: Receive, line: Abortable) -> None:
-    """Abort the provider's request when the client leaves."""
+async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
+    """Say so when the client leaves."""
     with suppress(asyncio.CancelledError):
         while (await receive())["type"] != "http.disconnect":
             pass
-        line.abort()
+        leave()

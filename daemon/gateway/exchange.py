@@ -1,172 +1,169 @@
-"""One exchange: a message request, the provider's answer, and what it cost."""
+"""The one loop over a route's legs: ask a provider, judge its answer, go on to the next one or answer the client."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Sequence
 
-from daemon.core.pricing import PriceSheet, price
-from daemon.core.record import Attempt, Cost, Ended, UsageRecord
-from daemon.core.tokens import TokenCounts
-from daemon.gateway.admission import Admitted
-from daemon.protocol.anthropic.meter import UsageMeter
-from daemon.protocol.anthropic.request import MessageFacts
-from daemon.upstreams.base import Abortable, Failure
+import structlog
 
-PROVIDER = "plan"
-CLIENT_LEFT_STATUS = 499  # nginx's number for it; never sent, only kept
-_BYTES_PER_TOKEN = 4
-_TEXT_LIMIT, _ID_LIMIT, _CLASS_LIMIT = 256, 128, 64  # as long as their columns: PostgreSQL refuses what is longer
+from daemon.core.failure import Subject, of_transport
+from daemon.gateway import relay
+from daemon.gateway.accounts import Accounts, Exchange, session_of
+from daemon.gateway.circuits import Circuits
+from daemon.gateway.learned import Sessions
+from daemon.gateway.legs import Failed, Leg, Whole, no_answer
+from daemon.gateway.relay import Held, Outgoing
+from daemon.protocol.asgi import Send
+from daemon.upstreams.base import Failure, FailureKind, Reply
 
+log = structlog.get_logger()
 
-@dataclass(slots=True)
-class Exchange:
-    """What is known of an exchange while it runs. Times: `started` is monotonic seconds."""
-
-    request_id: str
-    admitted: Admitted
-    facts: MessageFacts
-    headers: Sequence[tuple[bytes, bytes]]
-    body_bytes: int
-    admitted_at: datetime
-    started: float
-    line: Abortable = field(default_factory=Abortable)
-    first_byte_ms: int | None = None
+CIRCUIT_OPEN = "circuit_open"
+STICKY = "sticky"
+# Bedrock names one thing at a time that it does not take. Each repair has to have learned something new, so that this
+# happens on the first request for a model and hardly ever again.
+REPAIRS = 4
+_MOVES_SESSIONS = (Subject.PROVIDER, Subject.CLIENT_CREDENTIAL, Subject.OUR_CREDENTIAL)
 
 
-class RecordSink(Protocol):
-    """Where usage records go: durable before `settle` returns."""
+class Exchanges:
+    """Runs exchanges over their legs."""
 
-    async def settle(self, record: UsageRecord) -> None: ...
+    def __init__(self, accounts: Accounts, circuits: Circuits, sessions: Sessions) -> None:
+        self._accounts = accounts
+        self._circuits = circuits
+        self._sessions = sessions
 
+    async def run(self, exchange: Exchange, legs: Sequence[Leg], send: Send, *, sticky: bool) -> None:
+        """Serve one request; it is on the books before its client sees the end.
 
-class Accounts:
-    """Turns the end of an exchange into one usage record, priced by the model that served."""
+        Legs are tried in order. A leg whose circuit is open is left out, unless nothing else could be tried: an open
+        circuit is a reason to prefer another provider, not to turn a client away. `sticky` says that the first leg is
+        there because the session has moved.
 
-    def __init__(
-        self,
-        sink: RecordSink,
-        *,
-        sheet: Callable[[], PriceSheet],
-        now: Callable[[], datetime],
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._sink = sink
-        self._sheet = sheet
-        self._now = now
-        self._monotonic = monotonic
+        Raises:
+            LedgerUnavailable: it cannot be recorded; nothing has been sent.
+        """
+        out = Outgoing(send, exchange)
+        exchange.fallback_reason = STICKY if sticky else None
+        failures: list[Failed] = []
+        moved = False
+        for position, leg in enumerate(legs):
+            if len(legs) > 1 and not await self._circuits.allow(leg.circuits):
+                self._accounts.skip(exchange, leg.tried, CIRCUIT_OPEN)
+                exchange.fallback_reason = exchange.fallback_reason or CIRCUIT_OPEN
+                moved = True
+                continue
+            failed = await self._try(exchange, leg, out, hold=position + 1 < len(legs) or bool(failures), moved=moved)
+            if failed is None:
+                return
+            failures.append(failed)
+            if exchange.left or not failed.verdict.fallback:
+                break
+            exchange.fallback_reason = exchange.fallback_reason or failed.verdict.kind
+            moved = moved or failed.verdict.subject in _MOVES_SESSIONS
+        if not failures:
+            failed = await self._try(exchange, legs[0], out, hold=False, moved=False)
+            if failed is None:
+                return
+            failures.append(failed)
+        await self._answer(exchange, _best(failures), out)
 
-    def elapsed_ms(self, exchange: Exchange) -> int:
-        return int((self._monotonic() - exchange.started) * 1000)
-
-    async def settle_answer(
-        self, exchange: Exchange, meter: UsageMeter, ended: Ended, *, status: int, upstream_request_id: str | None
-    ) -> None:
-        """Record an answer that has begun. What the provider did not report is estimated, and marked so."""
-        tokens = meter.tokens
-        estimated = not meter.exact and ended is not Ended.ERROR
-        if estimated:
-            tokens = _at_least(tokens, exchange.body_bytes, meter.text_bytes)
-        await self._settle(
-            exchange,
-            tokens,
-            ended,
-            status=status,
-            estimated=estimated,
-            meter=meter,
-            error_type=meter.error_type,
-            upstream_request_id=upstream_request_id,
+    async def _try(self, exchange: Exchange, leg: Leg, out: Outgoing, *, hold: bool, moved: bool) -> Failed | None:
+        """Ask one provider, again after each repair; None when the client has been served, or has left."""
+        for _ in range(REPAIRS + 1):
+            self._accounts.begin_attempt(exchange, leg.tried)
+            exchange.drains = None
+            failed = await self._attempt(exchange, leg, out, hold=hold, moved=moved)
+            if failed is None:
+                return None
+            self._accounts.end_attempt(exchange, failed.status, failed.verdict.kind)
+            if exchange.left or not leg.repair(exchange, failed):
+                break
+        assert failed is not None
+        self._circuits.failed(leg.circuits, failed.verdict)
+        log.info(
+            "attempt failed",
+            request_id=exchange.request_id,
+            provider=leg.tried.provider,
+            failure=failed.verdict.kind,
+            status=failed.status,
         )
+        return failed
 
-    async def settle_failure(self, exchange: Exchange, failure: Failure, *, status: int, error_type: str) -> None:
-        """Record that no answer came."""
-        await self._settle(
-            exchange, TokenCounts(), Ended.ERROR, status=status, error_type=error_type, failure=failure.kind.value
-        )
+    async def _attempt(self, exchange: Exchange, leg: Leg, out: Outgoing, *, hold: bool, moved: bool) -> Failed | None:
+        reply = await leg.open(exchange)
+        if isinstance(reply, Failed):
+            return reply
+        if isinstance(reply, Failure):
+            await self._client_left(exchange, leg)
+            return None
+        exchange.upstream_request_id = leg.request_id(reply)
+        if relay.is_event_stream(reply):
+            return await self._stream(exchange, leg, reply, out, hold=hold or reply.translator is not None, moved=moved)
+        body = await relay.collect(reply)
+        if isinstance(body, Failure):
+            if body.kind is FailureKind.ABORTED and exchange.left:
+                await self._client_left(exchange, leg)
+                return None
+            return no_answer(leg, body, shared=leg.shared)
+        judged = leg.judge(Whole(reply, body))
+        if isinstance(judged, Failed):
+            return judged
+        exchange.first_byte_ms = self._accounts.elapsed_ms(exchange)
+        self._served(exchange, leg, moved=moved)
+        await relay.whole(exchange, reply, judged, self._accounts, out, shared_credential=leg.shared)
+        return None
 
-    async def settle_client_left(self, exchange: Exchange) -> None:
-        """Record that the client left before the answer began: the provider may have read the whole prompt."""
-        tokens = _at_least(TokenCounts(), exchange.body_bytes, 0) if exchange.line.dispatched else TokenCounts()
-        await self._settle(
-            exchange, tokens, Ended.CLIENT_LEFT, status=CLIENT_LEFT_STATUS, estimated=exchange.line.dispatched
-        )
+    async def _stream(
+        self, exchange: Exchange, leg: Leg, reply: Reply, out: Outgoing, *, hold: bool, moved: bool
+    ) -> Failed | None:
+        if hold:
+            held = await relay.hold(exchange, reply, self._accounts, out)
+            ended = held.end is not None or held.error_type is not None
+            if ended and not held.has_content and not exchange.left:
+                reply.close()
+                return leg.judge_stream(held)
+            reply = held
+        if exchange.left:
+            self._circuits.release(leg.circuits)
+        else:
+            self._served(exchange, leg, moved=moved)
+        failure = await relay.stream(exchange, reply, self._accounts, out, shared_credential=leg.shared)
+        if failure is not None:
+            self._circuits.failed(leg.circuits, of_transport(failure.kind.value, shared_credential=leg.shared))
+        return None
 
-    async def _settle(
-        self,
-        exchange: Exchange,
-        tokens: TokenCounts,
-        ended: Ended,
-        *,
-        status: int,
-        estimated: bool = False,
-        meter: UsageMeter | None = None,
-        error_type: str | None = None,
-        failure: str | None = None,
-        upstream_request_id: str | None = None,
-    ) -> None:
-        duration = self.elapsed_ms(exchange)
-        model = (meter.model if meter else None) or exchange.facts.model
-        priced = None
-        if tokens != TokenCounts():
-            priced = price(
-                tokens,
-                sheet=self._sheet(),
-                provider=PROVIDER,
-                model=model,
-                speed=meter.speed if meter else None,
-                inference_geo=meter.inference_geo if meter else None,
-            )
-        principal = exchange.admitted.principal
-        hints = _hints(exchange.headers)
-        await self._sink.settle(
-            UsageRecord(
-                request_id=exchange.request_id,
-                user_id=principal.user_id,
-                access_key_id=principal.access_key_id,
-                provider=PROVIDER,
-                model_requested=exchange.facts.model,
-                model_served=model[:_TEXT_LIMIT],
-                stream=exchange.facts.stream,
-                status=status,
-                ended=ended,
-                estimated=estimated or (priced is not None and priced.estimated),
-                suspect=meter.suspect if meter else False,
-                tokens=tokens,
-                cost=priced.cost if priced else Cost(),
-                price=priced.snapshot if priced else None,
-                attempts=(Attempt(PROVIDER, "messages", status, failure or error_type, duration),),
-                admitted_at=exchange.admitted_at,
-                finished_at=self._now(),
-                duration_ms=duration,
-                first_byte_ms=exchange.first_byte_ms,
-                error_type=error_type,
-                upstream_request_id=upstream_request_id[:_ID_LIMIT] if upstream_request_id else None,
-                session_id=hints.get(b"x-claude-code-session-id") or exchange.facts.session_id,
-                agent_id=hints.get(b"x-claude-code-agent-id"),
-                parent_agent_id=hints.get(b"x-claude-code-parent-agent-id"),
-                request_class=hints.get(b"x-claude-code-request-class", "")[:_CLASS_LIMIT] or None,
-                prompt_id=hints.get(b"x-claude-code-prompt-id"),
-            )
-        )
+    def _served(self, exchange: Exchange, leg: Leg, *, moved: bool) -> None:
+        """A provider serves: its circuit closes, and a session that had to move stays with it for a while."""
+        self._circuits.succeeded(leg.circuits)
+        key, session = exchange.admitted.principal.access_key_id, session_of(exchange)
+        place = self._sessions.find(key, session)
+        if moved or (place is not None and place.provider != leg.tried.provider):
+            self._sessions.moved(key, session, leg.tried.provider)
 
+    async def _client_left(self, exchange: Exchange, leg: Leg) -> None:
+        self._circuits.release(leg.circuits)
+        await self._accounts.settle_client_left(exchange)
 
-def _at_least(tokens: TokenCounts, body_bytes: int, text_bytes: int) -> TokenCounts:
-    """Counts of an answer that was not reported to its end: four bytes a token, never below what was reported."""
-    prompt = 0 if tokens.prompt else body_bytes // _BYTES_PER_TOKEN
-    return TokenCounts(
-        input=tokens.input + prompt,
-        output=max(tokens.output, text_bytes // _BYTES_PER_TOKEN),
-        cache_write_5m=tokens.cache_write_5m,
-        cache_write_1h=tokens.cache_write_1h,
-        cache_read=tokens.cache_read,
-        thinking=tokens.thinking,
-    )
+    async def _answer(self, exchange: Exchange, failed: Failed, out: Outgoing) -> None:
+        """Tell the client what failed: in the provider's words where they are worth having, else in ours."""
+        exchange.tried = failed.leg.tried
+        if exchange.left:
+            await self._accounts.settle_client_left(exchange)
+        elif isinstance(failed.answer, Held) and not out.begun:
+            held = failed.answer
+            await relay.stream(exchange, held, self._accounts, out, shared_credential=failed.leg.shared)
+        elif isinstance(failed.answer, Whole) and not out.begun:
+            answer = failed.answer
+            shared = failed.leg.shared
+            await relay.whole(exchange, answer.reply, answer.body, self._accounts, out, shared_credential=shared)
+        else:
+            denied = failed.denied
+            await self._accounts.settle_failure(exchange, status=denied.status, error_type=denied.type)
+            await out.deny(denied)
 
 
-def _hints(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Claude Code's own headers that say which session, agent and prompt a request belongs to."""
-    return {
-        name: "".join(c for c in value.decode("latin-1") if c.isprintable())[:_TEXT_LIMIT]
-        for name, value in headers
-        if name.startswith(b"x-claude-code-")
-    }
+def _best(failures: Sequence[Failed]) -> Failed:
+    """Which failure the client hears of: Anthropic's own answer, whose wording it knows, before any other."""
+    answered = [failed for failed in failures if failed.answer is not None]
+    plan = [failed for failed in failures if failed.leg.tried.provider == "plan"]
+    return next(iter(answered or plan or failures[-1:]))

@@ -63,19 +63,28 @@ class Compatibility:
             learned = self._cache[region, bedrock_id] = Learned(frozenset(known))
         return learned
 
-    def learn(self, region: str, bedrock_id: str, rules: frozenset[Rule], reason: str) -> bool:
-        """Remember rules; False when all of them were known, so that nothing would be gained by asking again."""
+    def rejected_profiles(self, region: str) -> frozenset[str]:
+        """Profiles that turned out not to exist in a region."""
+        return frozenset(
+            rule.value
+            for place, known in self._rules.items()
+            if place[0] == region
+            for rule in known
+            if rule.kind == "profile"
+        )
+
+    def learn(self, region: str, bedrock_id: str, rules: frozenset[Rule], reason: str) -> None:
+        """Remember rules."""
         known = self._rules.setdefault((region, bedrock_id), {})
         fresh = rules - known.keys()
         if not fresh:
-            return False
+            return
         end = self._now() + self._ttl
         known.update(dict.fromkeys(fresh, end))
         self._cache.pop((region, bedrock_id), None)
         for rule in sorted(fresh, key=lambda rule: (rule.kind, rule.value)):
             log.info("learned", region=region, model=bedrock_id, kind=rule.kind, value=rule.value)
         spawn(self._save(region, bedrock_id, fresh, reason, end), name="compatibility save")
-        return True
 
     async def load(self, connection: AsyncConnection) -> None:
         """Take over what is in the store."""

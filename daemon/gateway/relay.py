@@ -5,31 +5,118 @@ that what happens to the provider's stream, and to the usage, is decided here an
 Sending waits for a slow client, which stops the reading, which pushes back on the provider: memory stays bounded.
 """
 
+from dataclasses import dataclass, field
+
 from daemon.core.record import Ended
+from daemon.gateway.accounts import Accounts, Exchange
 from daemon.gateway.answers import Denied, send_denied, send_whole
-from daemon.gateway.exchange import PROVIDER, Accounts, Exchange
 from daemon.gateway.ledger import LedgerUnavailable
 from daemon.protocol.anthropic.errors import error_event
 from daemon.protocol.anthropic.meter import UsageMeter
 from daemon.protocol.asgi import Send
+from daemon.protocol.bedrock.stream import Translator
 from daemon.protocol.headers import response_headers
-from daemon.upstreams.base import Abortable, BodyEnd, Failure, FailureKind, Reply
+from daemon.upstreams.base import BodyEnd, Failure, FailureKind, Headers, Reply
 
 WHOLE_LIMIT = 64 * 1024 * 1024
+HOLD_LIMIT = 256 * 1024
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+PING_SECONDS = 15.0  # silence after which the client hears from us: load balancers and clients give up on silence
+DRAIN_SECONDS, DRAIN_BYTES = 600.0, 64 * 1024 * 1024
 UNRECORDED = Denied(529, "overloaded_error", "usage cannot be recorded right now, try again shortly")
 OWN_CREDENTIAL = Denied(
     502, "api_error", "the provider refused the gateway's own credential; an operator has to replace it"
 )
 
 
-def head(reply: Reply, request_id: str, *, shared_credential: bool) -> list[tuple[bytes, bytes]]:
+class Outgoing:
+    """What the client gets: one head, then bytes. Nothing is sent to a client that has left."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send = send
+        self._exchange = exchange
+        self.begun = False
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head, unless a ping has sent one already."""
+        if not self.begun and not self._exchange.left:
+            self.begun = True
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        if not self._exchange.left:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def ping(self) -> None:
+        """Keep the client waiting. It has status 200 from now on, whatever comes."""
+        kind = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await self.begin(200, [*kind, (b"request-id", self._exchange.request_id.encode())])
+        await self.write(PING)
+
+    async def finish(self, last: bytes = b"") -> None:
+        if not self._exchange.left:
+            await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer whose body is at hand."""
+        if not self._exchange.left:
+            self.begun = True
+            await send_whole(self._send, status, headers, body)
+
+    async def deny(self, denied: Denied) -> None:
+        """Send an error of our own: with its status, or as an event when a ping has gone out before."""
+        if self.begun:
+            await self.finish(error_event(denied.type, denied.message, self._exchange.request_id))
+        elif not self._exchange.left:
+            self.begun = True
+            await send_denied(self._send, denied, self._exchange.request_id)
+
+
+@dataclass(slots=True)
+class Held:
+    """The beginning of a stream that the client has not seen: nothing has been promised yet."""
+
+    reply: Reply
+    chunks: list[bytes] = field(default_factory=list)
+    end: BodyEnd | None = None
+    error_type: str | None = None  # of the error event that came instead of content
+    error_message: str = ""
+    has_content: bool = False  # content has begun, or the answer came to its proper end without any
+
+    @property
+    def status(self) -> int:
+        return self.reply.status
+
+    @property
+    def headers(self) -> Headers:
+        return self.reply.headers
+
+    @property
+    def translator(self) -> Translator | None:
+        return self.reply.translator
+
+    async def read(self, quiet: float | None = None) -> bytes | BodyEnd:
+        """The bytes from the beginning: a held stream is relayed like any other."""
+        if self.chunks:
+            return self.chunks.pop(0)
+        return self.end if self.end is not None else await self.reply.read(quiet)
+
+    def close(self) -> None:
+        self.reply.close()
+
+
+def head(reply: Reply, exchange: Exchange, *, shared_credential: bool) -> list[tuple[bytes, bytes]]:
     """The provider's response headers as the client gets them."""
-    headers = response_headers(reply.headers, shared_credential=shared_credential)
-    headers.append((b"request-id", request_id.encode()))
-    upstream_id = header(reply, b"request-id")
-    if upstream_id:
-        headers.append((b"x-proxy-upstream-request-id", upstream_id))
-    headers.append((b"x-proxy-provider", PROVIDER.encode()))
+    if exchange.tried.provider == "bedrock":  # AWS's own headers mean nothing to the client
+        headers = [(b"content-type", header(reply, b"content-type"))]
+    else:
+        headers = response_headers(reply.headers, shared_credential=shared_credential)
+    headers.append((b"request-id", exchange.request_id.encode()))
+    if exchange.upstream_request_id:
+        headers.append((b"x-proxy-upstream-request-id", exchange.upstream_request_id.encode("latin-1")))
+    headers.append((b"x-proxy-provider", exchange.tried.provider.encode()))
+    if exchange.fallback_reason:
+        headers.append((b"x-proxy-fallback-reason", exchange.fallback_reason.encode()))
     return headers
 
 
@@ -50,104 +137,163 @@ def is_coded(reply: Reply) -> bool:
     return header(reply, b"content-encoding") not in (b"", b"identity")
 
 
-async def stream(exchange: Exchange, reply: Reply, accounts: Accounts, send: Send, *, shared_credential: bool) -> None:
-    """Relay an event stream as it arrives; the usage record is durable before the client gets `message_stop`."""
+async def hold(exchange: Exchange, reply: Reply, accounts: Accounts, out: Outgoing) -> Held:
+    """Read a stream until its content begins, it ends, or 256 KiB are there. Nothing but pings goes to the client."""
+    held = Held(reply)
     meter = UsageMeter(stream=True)
-    upstream_id = header(reply, b"request-id").decode("latin-1") or None
-    settled = False
+    size = 0
+    while not held.has_content and held.error_type is None and size <= HOLD_LIMIT and not is_coded(reply):
+        chunk = await reply.read(PING_SECONDS)
+        if isinstance(chunk, BodyEnd):
+            held.end = chunk
+            meter.finish()
+        elif not chunk:
+            await out.ping()
+            continue
+        else:
+            if exchange.first_byte_ms is None:
+                exchange.first_byte_ms = accounts.elapsed_ms(exchange)
+            meter.feed(chunk)
+            held.chunks.append(chunk)
+            size += len(chunk)
+        held.has_content = meter.content_started or meter.stopped
+        if not held.has_content:
+            held.error_type, held.error_message = meter.error_type, meter.error_message
+        if held.end is not None:
+            break
+    return held
 
-    async def settle(ended: Ended) -> None:
+
+async def stream(
+    exchange: Exchange, reply: Reply, accounts: Accounts, out: Outgoing, *, shared_credential: bool
+) -> Failure | None:
+    """Relay an event stream as it arrives; the usage record is durable before the client gets `message_stop`.
+
+    Returns why the answer is not whole; None when it is, and when it was the client that left.
+    """
+    meter = UsageMeter(stream=True)
+    settled = False
+    drain = _Drain(exchange, accounts)
+
+    async def settle(ended: Ended, failure: Failure | None = None) -> None:
         nonlocal settled
         settled = True
-        await accounts.settle_answer(exchange, meter, ended, status=reply.status, upstream_request_id=upstream_id)
+        take_metrics(meter, reply)
+        kind = failure.kind.value if failure else None
+        await accounts.settle_answer(exchange, meter, ended, status=reply.status, failure=kind)
 
-    start = head(reply, exchange.request_id, shared_credential=shared_credential)
-    await send({"type": "http.response.start", "status": reply.status, "headers": start})
+    await out.begin(reply.status, head(reply, exchange, shared_credential=shared_credential))
     opaque = is_coded(reply)
+    failure: Failure | None = None
+    last = b""
     try:
         while True:
-            chunk = await reply.read()
+            chunk = await reply.read(PING_SECONDS)
             if isinstance(chunk, BodyEnd):
                 break
+            drain.check(len(chunk))
+            if not chunk:
+                if meter.at_boundary and not opaque:
+                    await out.write(PING)
+                continue
             if exchange.first_byte_ms is None:
                 exchange.first_byte_ms = accounts.elapsed_ms(exchange)
             if not opaque:
                 meter.feed(chunk)
                 if meter.stopped and not settled:
-                    await settle(Ended.FINISHED)
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        last = b""
+                    await settle(Ended.CLIENT_LEFT if exchange.left else Ended.FINISHED)
+            await out.write(chunk)
         if not settled:
             meter.finish()
-            ended, last = _unfinished(exchange, chunk.failure, meter, opaque=opaque)
-            await settle(ended)
+            ended, last = _unfinished(exchange, reply, chunk.failure, meter, opaque=opaque)
+            failure = (chunk.failure or _CUT) if ended is Ended.UPSTREAM_CUT else None
+            await settle(ended, failure)
     except LedgerUnavailable:
         exchange.line.abort()
         last = error_event(UNRECORDED.type, UNRECORDED.message, exchange.request_id)
-    await send({"type": "http.response.body", "body": last, "more_body": False})
+    await out.finish(last)
+    return failure
 
 
-def _unfinished(exchange: Exchange, failure: Failure | None, meter: UsageMeter, *, opaque: bool) -> tuple[Ended, bytes]:
+class _Drain:
+    """Reads on for a client that has left, within bounds: the provider bills the whole answer anyway."""
+
+    def __init__(self, exchange: Exchange, accounts: Accounts) -> None:
+        self._exchange = exchange
+        self._accounts = accounts
+        self._since_ms: int | None = None
+        self._received = 0
+
+    def check(self, received: int) -> None:
+        """Count bytes; past a bound the answer is given up."""
+        if not self._exchange.left:
+            return
+        now = self._accounts.elapsed_ms(self._exchange)
+        self._since_ms = now if self._since_ms is None else self._since_ms
+        self._received += received
+        if self._received > DRAIN_BYTES or now - self._since_ms > DRAIN_SECONDS * 1000:
+            self._exchange.line.abort()
+
+
+_CUT = Failure(FailureKind.CUT, "the provider's stream ended")
+
+
+def _unfinished(
+    exchange: Exchange, reply: Reply, failure: Failure | None, meter: UsageMeter, *, opaque: bool
+) -> tuple[Ended, bytes]:
     """How a stream ended without a complete `message_stop` event, and what the client still gets."""
-    if meter.stopped:  # it did say so, only the blank line after it was missing
+    if meter.stopped and not exchange.left:  # it did say so, only the blank line after it was missing
         return Ended.FINISHED, b""
-    if exchange.line.aborted:
+    if exchange.left or exchange.line.aborted:
         return Ended.CLIENT_LEFT, b""
     if opaque:
         return (Ended.FINISHED if failure is None else Ended.UPSTREAM_CUT), b""
     if meter.error_type is not None:  # the provider said so itself, and the client has it
         return Ended.ERROR if not meter.content_started else Ended.UPSTREAM_CUT, b""
-    reason = failure.detail if failure else "the provider's stream ended"
-    event = error_event("api_error", f"{reason}, before message_stop", exchange.request_id)
+    named = reply.translator.error if reply.translator else None
+    if named is not None:
+        crowded = named.type in ("overloaded_error", "rate_limit_error")
+        event = error_event("overloaded_error" if crowded else "api_error", named.message, exchange.request_id)
+    else:
+        reason = failure.detail if failure else "the provider's stream ended"
+        event = error_event("api_error", f"{reason}, before message_stop", exchange.request_id)
     # A line feed ends the provider's broken line and leaves its event open: the field `event: error` then renames it,
     # so that a client sees one error event and never half a delta.
     return Ended.UPSTREAM_CUT, event if meter.at_boundary else b"\n" + event
 
 
-async def whole(exchange: Exchange, reply: Reply, accounts: Accounts, send: Send, *, shared_credential: bool) -> None:
-    """Relay an answer that is one document, once it is complete and recorded."""
-    body = await collect(reply, exchange.line)
-    if isinstance(body, Failure):
-        if body.kind is FailureKind.ABORTED:
-            await accounts.settle_client_left(exchange)
-            return
-        await fail(exchange, body, accounts, send)
-        return
-    exchange.first_byte_ms = accounts.elapsed_ms(exchange)
-    denied = refuse(reply, body, shared_credential=shared_credential)
+def take_metrics(meter: UsageMeter, reply: Reply) -> None:
+    """What Bedrock counted stands in for what its events did not say."""
+    metrics = reply.translator.metrics if reply.translator else None
+    if metrics is not None and not meter.exact:
+        meter.take_counts(
+            input_tokens=metrics.input,
+            output_tokens=metrics.output,
+            cache_read=metrics.cache_read,
+            cache_write=metrics.cache_write,
+        )
+
+
+async def whole(
+    exchange: Exchange, reply: Reply, body: bytes, accounts: Accounts, out: Outgoing, *, shared_credential: bool
+) -> None:
+    """Send an answer that is one document, once it is recorded."""
     meter = UsageMeter(stream=False)
     if not is_coded(reply):
         meter.feed(body)
         meter.finish()
-    status = denied.status if denied else reply.status
-    ended = Ended.FINISHED if status < 400 else Ended.ERROR
+    ended = Ended.FINISHED if reply.status < 400 else Ended.ERROR
+    if exchange.left:
+        ended = Ended.CLIENT_LEFT
     try:
-        await accounts.settle_answer(
-            exchange,
-            meter,
-            ended,
-            status=status,
-            upstream_request_id=header(reply, b"request-id").decode("latin-1") or None,
-        )
+        await accounts.settle_answer(exchange, meter, ended, status=reply.status)
     except LedgerUnavailable:
-        denied = UNRECORDED
-    if denied:
-        await send_denied(send, denied, exchange.request_id)
-    else:
-        await send_whole(
-            send, reply.status, head(reply, exchange.request_id, shared_credential=shared_credential), body
-        )
+        await out.deny(UNRECORDED)
+        return
+    await out.whole(reply.status, head(reply, exchange, shared_credential=shared_credential), body)
 
 
-async def fail(exchange: Exchange, failure: Failure, accounts: Accounts, send: Send) -> None:
-    """Tell the client that no answer came, and why."""
-    timed_out = failure.kind in (FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.IDLE_TIMEOUT, FailureKind.WRITE_TIMEOUT)
-    status, kind = (504, "timeout_error") if timed_out else (502, "api_error")
-    await accounts.settle_failure(exchange, failure, status=status, error_type=kind)
-    await send_denied(send, Denied(status, kind, failure.detail), exchange.request_id)
-
-
-async def collect(reply: Reply, line: Abortable) -> bytes | Failure:
+async def collect(reply: Reply) -> bytes | Failure:
     """The whole body, at most 64 MiB of it; a longer one is cut off."""
     chunks: list[bytes] = []
     size = 0
@@ -157,7 +303,7 @@ async def collect(reply: Reply, line: Abortable) -> bytes | Failure:
             return chunk.failure or b"".join(chunks)
         size += len(chunk)
         if size > WHOLE_LIMIT:
-            line.abort()
+            reply.close()
             return Failure(FailureKind.PROTOCOL, f"the provider's answer exceeds {WHOLE_LIMIT >> 20} MiB")
         chunks.append(chunk)
 

@@ -1,15 +1,27 @@
 """The directory: from the hash of an access key to the principal behind it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, and_, or_, select
 
 from daemon.store.engine import Store
 from daemon.store.filters import live
-from daemon.store.tables import access_keys, users
+from daemon.store.tables import access_keys, bedrock_keys, users
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBedrockKey:
+    """The Bedrock key of an access key, as it stands in the store: sealed. Setting it again makes another id."""
+
+    id: UUID
+    access_key_id: UUID
+    region: str
+    route: str
+    profile: str | None
+    sealed_secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +34,7 @@ class Principal:
     access_key_name: str
     strategy: str
     valid_until: datetime | None
+    bedrock_key: SealedBedrockKey | None = None
 
 
 class _KeyRow(Protocol):
@@ -40,20 +53,8 @@ class Directory:
 
     async def lookup(self, key_hash: str, now: datetime) -> Principal | None:
         """The principal of a live key of an active, live user, by its current hash or one that is in its grace."""
-        query = (
-            select(
-                access_keys.c.id,
-                access_keys.c.name,
-                access_keys.c.key_hash,
-                access_keys.c.expires_at,
-                access_keys.c.previous_expires_at,
-                users.c.id.label("user_id"),
-                users.c.name.label("user_name"),
-                users.c.routing_strategy,
-            )
-            .join(users, users.c.id == access_keys.c.user_id)
-            .where(or_(access_keys.c.key_hash == key_hash, access_keys.c.previous_key_hash == key_hash))
-            .where(live(access_keys), live(users), users.c.is_active)
+        query = _principals().where(
+            or_(access_keys.c.key_hash == key_hash, access_keys.c.previous_key_hash == key_hash)
         )
         async with self._store.read() as connection:
             row = (await connection.execute(query)).one_or_none()
@@ -62,7 +63,49 @@ class Directory:
         valid_until = _valid_until(row, key_hash)
         if valid_until is not None and valid_until <= now:
             return None
-        return Principal(row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until)
+        return _principal(row, valid_until)
+
+    async def of_access_key(self, access_key_id: UUID) -> Principal | None:
+        """The principal of a live key by its id: for what the gateway does on an operator's behalf."""
+        query = _principals().where(access_keys.c.id == access_key_id)
+        async with self._store.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _principal(row, row.expires_at)
+
+
+def _principals() -> Select[Any]:
+    """Live keys of live, active users, with the Bedrock key they may have."""
+    bedrock = bedrock_keys.c
+    return (
+        select(
+            access_keys.c.id,
+            access_keys.c.name,
+            access_keys.c.key_hash,
+            access_keys.c.expires_at,
+            access_keys.c.previous_expires_at,
+            users.c.id.label("user_id"),
+            users.c.name.label("user_name"),
+            users.c.routing_strategy,
+            bedrock.id.label("bedrock_key_id"),
+            bedrock.region.label("bedrock_region"),
+            bedrock.route.label("bedrock_route"),
+            bedrock.options.label("bedrock_options"),
+            bedrock.sealed_secret,
+        )
+        .join(users, users.c.id == access_keys.c.user_id)
+        .outerjoin(bedrock_keys, and_(bedrock.access_key_id == access_keys.c.id, live(bedrock_keys)))
+        .where(live(access_keys), live(users), users.c.is_active)
+    )
+
+
+def _principal(row: Any, valid_until: datetime | None) -> Principal:
+    sealed = None
+    if row.bedrock_key_id is not None:
+        profile = row.bedrock_options.get("profile")
+        sealed = SealedBedrockKey(
+            row.bedrock_key_id, row.id, row.bedrock_region, row.bedrock_route, profile, row.sealed_secret
+        )
+    return Principal(row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until, sealed)
 
 
 def _valid_until(row: _KeyRow, key_hash: str) -> datetime | None:

@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, RowMapping, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.store.tables import circuits, compatibility, session_routes
+from daemon.store.filters import live
+from daemon.store.tables import circuits, compatibility, model_mappings, session_routes
 
 CircuitKey = tuple[str, str, str]  # scope, scope id, provider
 _FORGOTTEN = timedelta(days=30)  # no session lasts that long
@@ -101,6 +102,12 @@ async def save_session(connection: AsyncConnection, row: dict[str, Any]) -> None
     await connection.execute(
         statement.on_conflict_do_update(index_elements=["access_key_id", "session_id"], set_=changed)
     )
+
+
+async def load_mappings(connection: AsyncConnection) -> dict[str, str]:
+    """The operators' model mappings."""
+    query = select(model_mappings.c.claude_model, model_mappings.c.bedrock_model).where(live(model_mappings))
+    return {row.claude_model: row.bedrock_model for row in await connection.execute(query)}
 
 
 def _is(key: CircuitKey) -> tuple[ColumnElement[bool], ...]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from daemon.protocol.bedrock.stream import Translator
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -59,6 +61,11 @@ class Reply(Protocol):
     @property
     def headers(self) -> Headers:
         """As received, names in lower case."""
+        ...
+
+    @property
+    def translator(self) -> Translator | None:
+        """What turns the provider's bytes into the client's, and has read them; None when they pass as they are."""
         ...
 
     async def read(self, quiet: float | None = None) -> bytes | BodyEnd:

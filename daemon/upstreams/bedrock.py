@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import Route
-from daemon.protocol.bedrock.errors import BedrockError
-from daemon.protocol.bedrock.stream import EventStreamTranslator, InvocationMetrics, SseTranslator, Translator
+from daemon.protocol.bedrock.stream import EventStreamTranslator, SseTranslator, Translator
 from daemon.upstreams.aws import AwsSigner
 from daemon.upstreams.base import Abortable, BodyEnd, Failure, FailureKind, Headers, OutboundRequest, Reply, Upstream
 
@@ -39,37 +37,24 @@ class TranslatedReply:
 
     def __init__(self, inner: Reply, translator: Translator) -> None:
         self._inner = inner
-        self._translator = translator
+        self.translator = translator
         self._end: BodyEnd | None = None
         self.status = inner.status
         self.headers: Headers = [
             (name, value) for name, value in inner.headers if name not in (b"content-type", b"content-length")
         ] + [(b"content-type", b"text/event-stream; charset=utf-8")]
 
-    @property
-    def error(self) -> BedrockError | None:
-        """The exception that ended the stream, if one did."""
-        return self._translator.error
-
-    @property
-    def metrics(self) -> InvocationMetrics | None:
-        return self._translator.metrics
-
-    @property
-    def served_model(self) -> str | None:
-        return self._translator.served_model
-
     async def read(self, quiet: float | None = None) -> bytes | BodyEnd:
         while self._end is None:
             chunk = await self._inner.read(quiet)
             if isinstance(chunk, BodyEnd):
-                events = self._translator.finish()
+                events = self.translator.finish()
                 self._end = self._ended(chunk.failure)
             elif not chunk:
                 return chunk
             else:
-                events = self._translator.feed(chunk)
-                if self._translator.broken or self._translator.error:
+                events = self.translator.feed(chunk)
+                if self.translator.broken or self.translator.error:
                     self._end = self._ended(None)
                     self._inner.close()
             if events:
@@ -80,10 +65,10 @@ class TranslatedReply:
         self._inner.close()
 
     def _ended(self, failure: Failure | None) -> BodyEnd:
-        if self._translator.broken and failure is None:
-            failure = Failure(FailureKind.PROTOCOL, self._translator.broken)
-        if self._translator.error and failure is None:
-            failure = Failure(FailureKind.PROTOCOL, self._translator.error.message)
+        if self.translator.broken and failure is None:
+            failure = Failure(FailureKind.PROTOCOL, self.translator.broken)
+        if self.translator.error and failure is None:
+            failure = Failure(FailureKind.PROTOCOL, self.translator.error.message)
         return BodyEnd(failure)
 
 
@@ -164,8 +149,3 @@ def _headers(request: BedrockRequest) -> list[tuple[bytes, bytes]]:
     else:
         headers.append((b"accept", EVENT_STREAM if request.stream else b"application/json"))
     return headers
-
-
-def notes(reply: Reply) -> Any:
-    """What only Bedrock's streams know about themselves; None for any other answer."""
-    return reply if isinstance(reply, TranslatedReply) else None

@@ -22,6 +22,7 @@ WRITE_TIMEOUT = 30.0
 class StreamedReply:
     """A `Reply` fed by a `Connection`. The connection may be back in the pool before the last byte is read."""
 
+    translator = None
     __slots__ = ("_buffered", "_chunks", "_connection", "_end", "_quiet", "_waiter", "headers", "status")
 
     def __init__(self, connection: "Connection", status: int, headers: Headers) -> None:

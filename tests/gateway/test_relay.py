@@ -266,7 +266,7 @@ async def test_a_provider_that_never_answers_is_a_timeout_with_a_reason() -> Non
         status, _, body = parts(await running.ask(post(PATH, BODY)))
         assert (status, json.loads(body)["error"]["type"]) == (504, "timeout_error")
         [record] = await running.settled(1)
-        assert record.attempts[0].failure == "first_byte_timeout"
+        assert record.attempts[0].failure == "timeout"
 
 
 async def test_a_stream_that_falls_silent_ends_with_an_error_event() -> None:

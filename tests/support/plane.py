@@ -7,22 +7,38 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import uvicorn
 
+from daemon.core.circuit import Policy
+from daemon.core.credentials import ApiKey, BedrockCredential
 from daemon.core.identity import make_access_key
+from daemon.core.mapping import load_catalogue
 from daemon.core.pricing import load_sheet
 from daemon.core.record import UsageRecord
+from daemon.gateway.accounts import Accounts
 from daemon.gateway.admission import Admission
+from daemon.gateway.bedrock import Bedrock, Drains, ModelMap, OpenKeys
 from daemon.gateway.bodies import BodyReader
-from daemon.gateway.endpoints import DataPlane, Deadlines
-from daemon.gateway.exchange import Accounts
+from daemon.gateway.circuits import Circuits
+from daemon.gateway.endpoints import DataPlane
+from daemon.gateway.exchange import Exchanges
+from daemon.gateway.learned import Compatibility, Sessions
+from daemon.gateway.legs import Deadlines
+from daemon.gateway.plan import Plan
+from daemon.gateway.routing import Routing
+from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
-from daemon.services.directory import Principal
+from daemon.services.directory import Principal, SealedBedrockKey
+from daemon.upstreams.aws import AwsSigner
+from daemon.upstreams.bedrock import BedrockUpstream
 from daemon.upstreams.http import HttpUpstream
 
 SHEET = load_sheet(data_file("models.json").read_bytes())
+CATALOGUE = load_catalogue(data_file("models.json").read_bytes())
+NO_CEILINGS = Ceilings()
+BEDROCK_API_KEY = "ABSK" + "Q" * 120
 KEY = make_access_key(bytes(range(32)))
 OTHER_KEY = make_access_key(bytes(range(1, 33)))
 UNKNOWN_KEY = make_access_key(bytes(32))
@@ -81,12 +97,15 @@ class Provider:
 
 @dataclass
 class Plane:
-    """A running data plane."""
+    """A running data plane. `bedrock` answers for Bedrock where the test has one."""
 
     port: int
     provider: Provider
     records: list[UsageRecord]
     admission: Admission
+    directory: "OneKeyDirectory"
+    routing: Routing
+    bedrock: Provider | None
 
     async def raw(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -119,37 +138,58 @@ class ListSink:
 class OneKeyDirectory:
     """Knows KEY and OTHER_KEY by their hash, which is the key itself here."""
 
-    def __init__(self) -> None:
+    def __init__(self, strategy: str = "plan_first", *, bedrock_key: bool = False, route: str = "auto") -> None:
         self.lookups = 0
+        self.strategy = strategy
+        sealed = SealedBedrockKey(UUID(int=3), UUID(int=2), "us-east-1", route, None, b"")
+        self.bedrock_key = sealed if bedrock_key else None
 
     async def lookup(self, key_hash: str, now: datetime) -> Principal | None:
         self.lookups += 1
         if key_hash not in (KEY, OTHER_KEY):
             return None
-        return Principal(UUID(int=1), "alice", UUID(int=2), "laptop", "plan_first", None)
+        return Principal(UUID(int=1), "alice", UUID(int=2), "laptop", self.strategy, None, self.bedrock_key)
+
+
+@contextlib.asynccontextmanager
+async def nowhere() -> AsyncIterator[None]:
+    """A store that is away: what is learned stays in memory."""
+    raise OSError("the store is away")
+    yield
+
+
+async def open_key(_: SealedBedrockKey) -> BedrockCredential:
+    return ApiKey(BEDROCK_API_KEY)
 
 
 @contextlib.asynccontextmanager
 async def plane(
     answer: Handler,
     *,
+    bedrock: Handler | None = None,
+    strategy: str = "plan_first",
+    route: str = "auto",
     plan_api_key: str | None = PLAN_API_KEY,
     first_byte: float = 5.0,
     idle: float = 5.0,
     body_budget: int = 1 << 30,
+    threshold: int = 3,
+    reset_timeout: float = 1800.0,
+    sticky: float = 0.0,
+    ceilings: Ceilings = NO_CEILINGS,
 ) -> AsyncIterator[Plane]:
-    """A data plane in front of a provider that answers with `answer`."""
-    provider = Provider(answer)
-    upstream_server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
-    provider.url = f"http://127.0.0.1:{upstream_server.sockets[0].getsockname()[1]}"
+    """A data plane in front of a provider that answers with `answer`, and of Bedrock when `bedrock` answers for it."""
+    provider, other = Provider(answer), Provider(bedrock) if bedrock else None
+    servers = [await _served(provider)] + ([await _served(other)] if other else [])
     sink = ListSink()
     numbers = count(1)
 
     def now() -> datetime:
         return datetime.now(UTC)
 
+    directory = OneKeyDirectory(strategy, bedrock_key=bedrock is not None, route=route)
     admission = Admission(
-        OneKeyDirectory(),
+        directory,
         hash_key=lambda raw: raw,
         ttl=60,
         max_stale=900,
@@ -161,14 +201,51 @@ async def plane(
     async def usage(_: Principal) -> bytes:
         return b'{"limits":[]}'
 
-    upstream = HttpUpstream(provider.url, connect_timeout=1.0)
+    routing = Routing(
+        Circuits(
+            nowhere,  # type: ignore[arg-type]
+            policy=Policy(threshold, reset_timeout),
+            owner="test",
+            now=now,
+            monotonic=time.monotonic,
+            jitter=lambda: 0.0,
+            new_id=uuid4,
+        ),
+        Compatibility(nowhere, ttl=3600, now=now, new_id=uuid4),  # type: ignore[arg-type]
+        Sessions(nowhere, dwell=sticky, now=now, monotonic=time.monotonic),  # type: ignore[arg-type]
+        ModelMap(CATALOGUE, {}, {}),
+    )
+    deadlines = Deadlines(first_byte, first_byte, idle)
+    plan_upstream = HttpUpstream(provider.url, connect_timeout=1.0)
+    bedrock_upstream = BedrockUpstream(
+        url=other.url if other else "http://127.0.0.1:9",
+        signer=AwsSigner(sts_url=None, now=now),
+        new_upstream=lambda url: HttpUpstream(url, connect_timeout=1.0),
+    )
+    accounts = Accounts(sink, sheet=lambda: SHEET, now=now, monotonic=time.monotonic)
     app = DataPlane(
         admission=admission,
-        accounts=Accounts(sink, sheet=lambda: SHEET, now=now, monotonic=time.monotonic),
-        plan=upstream,
-        plan_api_key=plan_api_key,
+        accounts=accounts,
+        exchanges=Exchanges(accounts, routing.circuits, routing.sessions),
+        sessions=routing.sessions,
+        plan=Plan(
+            plan_upstream,
+            api_key=plan_api_key,
+            deadlines=deadlines,
+            ceilings=ceilings,
+            sessions=routing.sessions,
+        ),
+        bedrock=Bedrock(
+            bedrock_upstream,
+            keys=OpenKeys(open_key, ttl=300, monotonic=time.monotonic),
+            models=routing.models,
+            compatibility=routing.compatibility,
+            sessions=routing.sessions,
+            deadlines=deadlines,
+            ceilings=ceilings,
+            drains=Drains(),
+        ),
         bodies=BodyReader(body_budget),
-        deadlines=Deadlines(first_byte, first_byte, idle),
         usage=usage,
         now=now,
         monotonic=time.monotonic,
@@ -182,14 +259,24 @@ async def plane(
     while not server.started:
         await asyncio.sleep(0.002)
     try:
-        yield Plane(server.servers[0].sockets[0].getsockname()[1], provider, sink.records, admission)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Plane(port, provider, sink.records, admission, directory, routing, other)
     finally:
-        await upstream.aclose()
+        await plan_upstream.aclose()
+        await bedrock_upstream.aclose()
         server.config.timeout_graceful_shutdown = 1
         server.should_exit = True
-        upstream_server.close()
+        for upstream_server in servers:
+            upstream_server.close()
         await serving
-        await upstream_server.wait_closed()
+        for upstream_server in servers:
+            await upstream_server.wait_closed()
+
+
+async def _served(provider: Provider) -> asyncio.Server:
+    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
+    provider.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    return server
 
 
 def post(path: str, body: bytes, headers: dict[str, str] | None = None, *, close: bool = True) -> bytes:

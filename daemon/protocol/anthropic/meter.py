@@ -29,6 +29,7 @@ class UsageMeter:
         self._output_known = False
         self._error_type: str | None = None
         self._suspect = False
+        self.error_message = ""
         self.model: str | None = None
         self.stopped = False  # `message_stop` has passed, or the document is complete
         self.content_started = False
@@ -95,6 +96,13 @@ class UsageMeter:
     def at_boundary(self) -> bool:
         return self._scanner is None or self._scanner.at_boundary
 
+    def take_counts(self, *, input_tokens: int, output_tokens: int, cache_read: int, cache_write: int) -> None:
+        """Counts of the whole answer from another source than its events."""
+        counts = {"input": input_tokens, "output": output_tokens, "cache_read": cache_read, "cache_write": cache_write}
+        for name, value in counts.items():
+            self._take(value, name)
+        self._prompt_known = self._output_known = True
+
     def _event(self, block: bytes) -> None:
         name, data = parse_event(block)
         document = _object(data) if data else None
@@ -125,6 +133,8 @@ class UsageMeter:
         error = document.get("error")
         kind = error.get("type") if isinstance(error, dict) else None
         self._error_type = kind[:64] if isinstance(kind, str) and kind.isprintable() and kind else "api_error"
+        message = error.get("message") if isinstance(error, dict) else None
+        self.error_message = message if isinstance(message, str) else ""
 
     def _usage(self, usage: object, *, final: bool) -> bool:
         """Merge a usage object by the maximum of each field; True when it holds what it must."""

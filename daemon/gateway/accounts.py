@@ -1,0 +1,221 @@
+"""The books of one exchange: who asked, what was tried, what it cost. One usage record comes out, whatever happened."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from daemon.core.pricing import PriceSheet, price
+from daemon.core.record import Attempt, Cost, Ended, UsageRecord
+from daemon.core.strategy import Provider
+from daemon.core.tokens import TokenCounts
+from daemon.gateway.admission import Admitted
+from daemon.protocol.anthropic.meter import UsageMeter
+from daemon.protocol.anthropic.request import MessageFacts
+from daemon.upstreams.base import Abortable
+
+CLIENT_LEFT_STATUS = 499  # nginx's number for it; never sent, only kept
+_BYTES_PER_TOKEN = 4
+_TEXT_LIMIT, _ID_LIMIT, _CLASS_LIMIT = 256, 128, 64  # as long as their columns: PostgreSQL refuses what is longer
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A provider that is being asked: by which route, for which model of its own, at whose price.
+
+    `model` is None where the provider takes the client's own name; `price_model` is used when the provider's answer
+    names a model that has no price.
+    """
+
+    provider: Provider
+    route: str
+    model: str | None = None
+    price_model: str | None = None
+    price_region: str = "global"
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Exchange:
+    """What is known of an exchange while it runs. Times: `started` is monotonic seconds."""
+
+    request_id: str
+    admitted: Admitted
+    facts: MessageFacts
+    headers: Sequence[tuple[bytes, bytes]]
+    body_bytes: int
+    admitted_at: datetime
+    started: float
+    tried: Tried = field(default_factory=lambda: Tried("plan", "messages"))
+    line: Abortable = field(default_factory=Abortable)
+    attempts: list[Attempt] = field(default_factory=list)
+    attempt_started: float | None = None
+    fallback_reason: str | None = None
+    first_byte_ms: int | None = None
+    upstream_request_id: str | None = None
+    drains: Callable[[], bool] | None = None  # set while an answer is worth reading to its end without its client
+    left: bool = False
+
+    def leave(self) -> None:
+        """The client has gone: what it no longer waits for is ended, unless the provider bills it anyway."""
+        self.left = True
+        if self.drains is None or not self.drains():
+            self.line.abort()
+
+
+class RecordSink(Protocol):
+    """Where usage records go: durable before `settle` returns."""
+
+    async def settle(self, record: UsageRecord) -> None: ...
+
+
+class Accounts:
+    """Turns the end of an exchange into one usage record, priced by the model that served."""
+
+    def __init__(
+        self,
+        sink: RecordSink,
+        *,
+        sheet: Callable[[], PriceSheet],
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._sink = sink
+        self._sheet = sheet
+        self._now = now
+        self._monotonic = monotonic
+
+    def elapsed_ms(self, exchange: Exchange) -> int:
+        return int((self._monotonic() - exchange.started) * 1000)
+
+    def begin_attempt(self, exchange: Exchange, tried: Tried) -> None:
+        """A provider is asked from now on."""
+        exchange.tried = tried
+        exchange.attempt_started = self._monotonic()
+
+    def end_attempt(self, exchange: Exchange, status: int | None, failure: str | None) -> None:
+        """What came of the attempt that is under way; nothing when none is."""
+        if exchange.attempt_started is None:
+            return
+        duration = int((self._monotonic() - exchange.attempt_started) * 1000)
+        exchange.attempt_started = None
+        tried = exchange.tried
+        exchange.attempts.append(Attempt(tried.provider, tried.route, status, failure, duration, tried.model))
+
+    def skip(self, exchange: Exchange, tried: Tried, reason: str) -> None:
+        """A provider was not asked."""
+        exchange.attempts.append(Attempt(tried.provider, tried.route, None, reason, 0, tried.model))
+
+    async def settle_answer(
+        self, exchange: Exchange, meter: UsageMeter, ended: Ended, *, status: int, failure: str | None = None
+    ) -> None:
+        """Record an answer that has begun. What the provider did not report is estimated, and marked so."""
+        tokens = meter.tokens
+        estimated = not meter.exact and ended is not Ended.ERROR
+        if estimated:
+            tokens = _at_least(tokens, exchange.body_bytes, meter.text_bytes)
+        self.end_attempt(exchange, status, failure or meter.error_type)
+        await self._settle(
+            exchange, tokens, ended, status=status, estimated=estimated, meter=meter, error_type=meter.error_type
+        )
+
+    async def settle_failure(self, exchange: Exchange, *, status: int, error_type: str) -> None:
+        """Record that no answer came."""
+        self.end_attempt(exchange, None, error_type)
+        await self._settle(exchange, TokenCounts(), Ended.ERROR, status=status, error_type=error_type)
+
+    async def settle_client_left(self, exchange: Exchange) -> None:
+        """Record that the client left before the answer began: the provider may have read the whole prompt."""
+        dispatched = exchange.line.dispatched
+        tokens = _at_least(TokenCounts(), exchange.body_bytes, 0) if dispatched else TokenCounts()
+        self.end_attempt(exchange, None, "client_left")
+        await self._settle(exchange, tokens, Ended.CLIENT_LEFT, status=CLIENT_LEFT_STATUS, estimated=dispatched)
+
+    async def _settle(
+        self,
+        exchange: Exchange,
+        tokens: TokenCounts,
+        ended: Ended,
+        *,
+        status: int,
+        estimated: bool = False,
+        meter: UsageMeter | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        tried = exchange.tried
+        sheet = self._sheet()
+        model = (meter.model if meter else None) or tried.price_model or exchange.facts.model
+        if tried.price_model is not None and not sheet.knows(tried.provider, model):
+            model = tried.price_model
+        priced = None
+        if tokens != TokenCounts():
+            priced = price(
+                tokens,
+                sheet=sheet,
+                provider=tried.provider,
+                model=model,
+                region=tried.price_region,
+                speed=meter.speed if meter else None,
+                inference_geo=meter.inference_geo if meter else None,
+            )
+        principal = exchange.admitted.principal
+        hints = _hints(exchange.headers)
+        upstream_id = exchange.upstream_request_id
+        await self._sink.settle(
+            UsageRecord(
+                request_id=exchange.request_id,
+                user_id=principal.user_id,
+                access_key_id=principal.access_key_id,
+                provider=tried.provider,
+                model_requested=exchange.facts.model,
+                model_served=model[:_TEXT_LIMIT],
+                stream=exchange.facts.stream,
+                status=status,
+                ended=ended,
+                estimated=estimated or (priced is not None and priced.estimated),
+                suspect=meter.suspect if meter else False,
+                tokens=tokens,
+                cost=priced.cost if priced else Cost(),
+                price=priced.snapshot if priced else None,
+                attempts=tuple(exchange.attempts),
+                admitted_at=exchange.admitted_at,
+                finished_at=self._now(),
+                duration_ms=self.elapsed_ms(exchange),
+                first_byte_ms=exchange.first_byte_ms,
+                fallback_reason=exchange.fallback_reason,
+                error_type=error_type,
+                upstream_request_id=upstream_id[:_ID_LIMIT] if upstream_id else None,
+                session_id=session_of(exchange),
+                agent_id=hints.get(b"x-claude-code-agent-id"),
+                parent_agent_id=hints.get(b"x-claude-code-parent-agent-id"),
+                request_class=hints.get(b"x-claude-code-request-class", "")[:_CLASS_LIMIT] or None,
+                prompt_id=hints.get(b"x-claude-code-prompt-id"),
+            )
+        )
+
+
+def session_of(exchange: Exchange) -> str | None:
+    """The client's session: by its own header, else by what it writes into the request's metadata."""
+    named = next((value for name, value in exchange.headers if name == b"x-claude-code-session-id"), None)
+    return (_printable(named) if named is not None else None) or exchange.facts.session_id
+
+
+def _at_least(tokens: TokenCounts, body_bytes: int, text_bytes: int) -> TokenCounts:
+    """Counts of an answer that was not reported to its end: four bytes a token, never below what was reported."""
+    prompt = 0 if tokens.prompt else body_bytes // _BYTES_PER_TOKEN
+    return TokenCounts(
+        input=tokens.input + prompt,
+        output=max(tokens.output, text_bytes // _BYTES_PER_TOKEN),
+        cache_write_5m=tokens.cache_write_5m,
+        cache_write_1h=tokens.cache_write_1h,
+        cache_read=tokens.cache_read,
+        thinking=tokens.thinking,
+    )
+
+
+def _hints(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Claude Code's own headers that say which agent and prompt a request belongs to."""
+    return {name: _printable(value) for name, value in headers if name.startswith(b"x-claude-code-")}
+
+
+def _printable(value: bytes) -> str:
+    return "".join(c for c in value.decode("latin-1") if c.isprintable())[:_TEXT_LIMIT]
