@@ -69,7 +69,7 @@ def refusal(asked: Asked, refused_betas: tuple[str, ...] = REFUSED_BETAS) -> str
 def _objections(asked: Asked, refused_betas: tuple[str, ...]) -> Iterator[str]:
     yield from _betas(asked, refused_betas)
     yield from _fields(asked)
-    yield from _metadata(asked.body)
+    yield from _metadata(asked)
     yield from _tools(asked)
     yield from _cache_scopes(asked.body)
     yield from _thinking(asked)
@@ -112,8 +112,9 @@ def _fields(asked: Asked) -> Iterator[str]:
         yield f"output_config.format: {_EXTRA}"
 
 
-def _metadata(body: Mapping[str, Any]) -> Iterator[str]:
-    metadata = body.get("metadata")
+def _metadata(asked: Asked) -> Iterator[str]:
+    """Only the Messages route minds: Claude Code sends its JSON when it invokes, and that works."""
+    metadata = asked.body.get("metadata") if asked.route == "messages" else None
     user = metadata.get("user_id") if isinstance(metadata, Mapping) else None
     if isinstance(user, str) and not re.fullmatch(_USER_ID, user):
         yield f"Request metadata contains a value that violates the regular expression {_USER_ID}"

@@ -282,7 +282,6 @@ def with_tool(**fields: Any) -> dict[str, Any]:
 
 EXTRA = "Extra inputs are not permitted"
 EVERYWHERE: list[tuple[dict[str, Any], str]] = [
-    ({"metadata": {"user_id": '{"device_id":"a"}'}}, "Request metadata contains a value that violates the regular"),
     ({"output_config": {"effort": "high", "format": {"type": "json_schema"}}}, f"output_config.format: {EXTRA}"),
     (with_tool(strict=True), f"tools.0.custom.strict: {EXTRA}"),
     (
@@ -325,6 +324,15 @@ async def test_both_routes_refuse(bedrock: tuple[BedrockSimulator, str], fields:
     ] * 2
     served = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK})
     assert served.json()["content"][0]["text"] == "for whom it is due"
+
+
+async def test_only_the_messages_route_minds_a_user_id_that_is_json(bedrock: tuple[BedrockSimulator, str]) -> None:
+    _, url = bedrock
+    fields = {"metadata": {"user_id": '{"device_id":"a"}'}}
+    messages = await post(url, "/anthropic/v1/messages", {"model": OPUS, **ASK, **fields})
+    assert messages.status_code == 400
+    assert messages.json()["error"]["message"].startswith("Request metadata contains a value that violates the regular")
+    assert (await post(url, f"/model/{OPUS}/invoke", {**INVOKE, **fields})).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["anthropic_version", "max_tokens", "messages"])
