@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -15,6 +16,13 @@ from daemon.serve import build_server, listen
 from daemon.settings import Settings, load_settings
 
 ADMIN_PASSWORD = "correct horse battery staple"
+BEDROCK_API_KEY = {"auth": "api_key", "api_key": "ABSK" + "Q" * 120, "region": "us-east-1"}
+IAM_KEY = {
+    "auth": "iam",
+    "aws_access_key_id": "AKIAIOSFODNN7EXAMPLE",
+    "aws_secret_access_key": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "region": "us-east-1",
+}
 PLAN_API_KEY = "sk-ant-api03-the-plan-key-of-the-tests"
 
 
@@ -33,15 +41,36 @@ class RunningDaemon:
             answer.raise_for_status()
             return str(answer.json()["access_token"])
 
-    async def create_key(self, user: str = "alice", name: str = "laptop") -> str:
-        """An access key for a new user, made through the admin API."""
+    async def create_key(
+        self,
+        user: str = "alice",
+        name: str = "laptop",
+        *,
+        strategy: str = "plan_first",
+        bedrock: dict[str, str] | None = None,
+    ) -> str:
+        """An access key for a new user, made through the admin API; `bedrock` registers a Bedrock key with it."""
         headers = {"authorization": f"Bearer {await self.admin_token()}"}
         async with httpx.AsyncClient(base_url=self.url, headers=headers) as client:
-            created = await client.post("/admin/users", json={"name": user})
+            created = await client.post("/admin/users", json={"name": user, "routing_strategy": strategy})
             created.raise_for_status()
             key = await client.post(f"/admin/users/{created.json()['id']}/access-keys", json={"name": name})
             key.raise_for_status()
+            if bedrock is not None:
+                path = f"/admin/access-keys/{key.json()['id']}/bedrock-key"
+                registered = await client.post(path, json=bedrock)
+                registered.raise_for_status()
             return str(key.json()["access_key"])
+
+    async def records(self) -> list[dict[str, Any]]:
+        """The ledger as the admin API shows it, oldest first."""
+        await self.runtime.ledger.flush()
+        headers = {"authorization": f"Bearer {await self.admin_token()}"}
+        async with httpx.AsyncClient(base_url=self.url, headers=headers) as client:
+            answer = await client.get("/admin/usage/records", params={"limit": 500})
+            answer.raise_for_status()
+            items: list[dict[str, Any]] = answer.json()["items"]
+            return items[::-1]
 
 
 @asynccontextmanager
