@@ -7,17 +7,17 @@ from uuid import UUID
 from daemon.contract.common import Answer
 
 CircuitState = Literal["closed", "open", "half_open"]
-CircuitScope = Literal["access_key", "credential"]
 
 
 class Circuit(Answer):
-    """One circuit as it stands now. Names are those of the access key it belongs to, where it belongs to one.
+    """One circuit as it stands now. Names are those of the access key it belongs to, itself or by its Bedrock key.
 
+    `scope` is access_key or credential: a Bedrock key's id, or `plan` for the shared key of the plan.
     `half_open`: its time is over and the next request is a probe. `seconds_left` is how long it stays open.
     """
 
     id: UUID
-    scope: CircuitScope
+    scope: str
     scope_id: str
     user_name: str | None
     access_key_name: str | None

@@ -1,25 +1,24 @@
 """What the gateway learned about providers: what a model does not take, and for how long that is believed."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from daemon.contract.common import Answer
 
-LearnedKind = Literal["beta", "field", "route", "profile"]
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]*$")]
 
 
 class Learned(Answer):
-    """One thing that a provider refused for a model."""
+    """One thing that a provider refused for a model: `kind` is beta, field, tool, thinking, profile or route."""
 
     id: UUID
     provider: str
     region: str
     model: str
-    kind: LearnedKind
+    kind: str
     value: str
     reason: str
     learned_at: datetime

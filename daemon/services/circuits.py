@@ -16,9 +16,9 @@ from daemon.services.audit import Actor
 from daemon.services.errors import NotFound
 from daemon.store.engine import Store
 from daemon.store.epochs import bump
-from daemon.store.tables import access_keys, circuits, users
+from daemon.store.tables import access_keys, bedrock_keys, circuits, users
 
-_Names = dict[str, tuple[str, str]]  # user and key, by the key's id
+_Names = dict[str, tuple[str, str]]  # user and key, by what the circuit belongs to
 
 
 class Circuits:
@@ -38,18 +38,18 @@ class Circuits:
         provider: str | None = None,
         state: CircuitState | None = None,
     ) -> Page[Circuit]:
-        """Circuits in the order they came to be."""
+        """Circuits in the order they came to be; those of an access key with those of its Bedrock keys."""
         query = select(circuits).order_by(circuits.c.id).limit(limit + 1)
         after = cursors.decode_id(cursor)
         if after is not None:
             query = query.where(circuits.c.id > after)
-        if access_key_id is not None:
-            query = query.where(circuits.c.scope == "access_key", circuits.c.scope_id == str(access_key_id))
         if provider is not None:
             query = query.where(circuits.c.provider == provider)
         if state is not None:
             query = query.where(_in_state(state, self._now()))
         async with self._store.read() as connection:
+            if access_key_id is not None:
+                query = query.where(await _of_key(connection, access_key_id))
             rows = (await connection.execute(query)).mappings().all()
             names = await _names(connection, rows)
         more = cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
@@ -91,22 +91,33 @@ def _in_state(state: CircuitState, now: datetime) -> ColumnElement[bool]:
     return opened & (until > now if state == "open" else or_(until.is_(None), until <= now))
 
 
+async def _of_key(connection: AsyncConnection, key_id: UUID) -> ColumnElement[bool]:
+    """The circuits that stand between a key and its providers, but for one that all share."""
+    registered = await connection.scalars(select(bedrock_keys.c.id).where(bedrock_keys.c.access_key_id == key_id))
+    own = (circuits.c.scope == "access_key") & (circuits.c.scope_id == str(key_id))
+    return own | ((circuits.c.scope == "credential") & circuits.c.scope_id.in_([str(found) for found in registered]))
+
+
 async def _names(connection: AsyncConnection, rows: Sequence[RowMapping]) -> _Names:
     """Names of the keys that circuits belong to, revoked ones included: their circuits outlive them."""
-    ids = [key_id for row in rows if row["scope"] == "access_key" and (key_id := _uuid(row["scope_id"]))]
+    ids = [scope_id for row in rows if (scope_id := _uuid(row["scope_id"]))]
     if not ids:
         return {}
-    query = (
-        select(access_keys.c.id, users.c.name.label("user_name"), access_keys.c.name)
-        .join(users, users.c.id == access_keys.c.user_id)
-        .where(access_keys.c.id.in_(ids))
+    columns = users.c.name.label("user_name"), access_keys.c.name
+    keys = select(access_keys.c.id, *columns).join(users, users.c.id == access_keys.c.user_id)
+    by_key = keys.where(access_keys.c.id.in_(ids))
+    by_credential = (
+        keys.with_only_columns(bedrock_keys.c.id, *columns)
+        .join(bedrock_keys, bedrock_keys.c.access_key_id == access_keys.c.id)
+        .where(bedrock_keys.c.id.in_(ids))
     )
-    return {str(key_id): (user_name, name) for key_id, user_name, name in await connection.execute(query)}
+    found = [row for query in (by_key, by_credential) for row in await connection.execute(query)]
+    return {str(belongs_to): (user_name, name) for belongs_to, user_name, name in found}
 
 
 def _circuit(row: RowMapping, names: _Names, now: datetime) -> Circuit:
     state = state_of(row["opened_at"], row["open_until"], now)
-    user_name, key_name = names.get(row["scope_id"], (None, None)) if row["scope"] == "access_key" else (None, None)
+    user_name, key_name = names.get(row["scope_id"], (None, None))
     derived: dict[str, Any] = {
         "user_name": user_name,
         "access_key_name": key_name,

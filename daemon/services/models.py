@@ -1,6 +1,6 @@
 """Model mappings: what the operator maps, merged with the environment and the package, and what comes of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,7 @@ from daemon.services.users import live_user
 from daemon.store.engine import Store
 from daemon.store.epochs import bump
 from daemon.store.filters import live
+from daemon.store.routing import load_mappings
 from daemon.store.tables import access_keys, bedrock_keys, compatibility, model_mappings, users
 
 MOST_MAPPINGS = 1000
@@ -84,9 +85,8 @@ class Models:
 
     async def mappings(self) -> dict[str, str]:
         """The operator's mappings, by the model that is asked for."""
-        query = select(model_mappings.c.claude_model, model_mappings.c.bedrock_model).where(live(model_mappings))
         async with self._store.read() as connection:
-            return {row.claude_model: row.bedrock_model for row in await connection.execute(query)}
+            return await load_mappings(connection)
 
     async def list_mappings(
         self, *, limit: int, cursor: str | None, claude_model: str | None = None, source: MappingSource | None = None
@@ -190,17 +190,19 @@ class Models:
             raise Invalid(f"expected one of {', '.join(PREFIXES)} or none", field="profile")
         async with self._store.read() as connection:
             place = await self._place(connection, subject or Subject(), region, profile)
-            rejected = await self._rejected(connection, place.region)
+            learned = await self._learned(connection, place.region)
+            database = await load_mappings(connection)
         found = mapping.resolve(
             model,
             catalogue=self._catalogue,
-            database=await self.mappings(),
+            database=database,
             environment=self._environment,
             region=place.region,
             preference=place.profile,
-            rejected=rejected,
+            rejected={value for _, kind, value in learned if kind == "profile"},
         )
-        return ModelResolution.model_validate({"model": model} | _of_place(place) | self._of_target(found, place))
+        outcome = self._of_target(found, place, learned)
+        return ModelResolution.model_validate({"model": model} | _of_place(place) | outcome)
 
     async def _place(
         self, connection: AsyncConnection, subject: Subject, region: str | None, profile: str | None
@@ -226,25 +228,28 @@ class Models:
             facts=facts,
         )
 
-    async def _rejected(self, connection: AsyncConnection, region: str) -> set[str]:
-        """Profiles that were learned not to exist in a region."""
-        query = select(compatibility.c.model, compatibility.c.value).where(
+    async def _learned(self, connection: AsyncConnection, region: str) -> set[tuple[str, str, str]]:
+        """Model, kind and value of what Bedrock has taught about profiles and routes in a region."""
+        query = select(compatibility.c.model, compatibility.c.kind, compatibility.c.value).where(
             compatibility.c.provider == "bedrock",
-            compatibility.c.kind == "profile",
+            compatibility.c.kind.in_(("profile", "route")),
             compatibility.c.region == region,
             compatibility.c.expires_at > self._now(),
         )
-        return {name for row in await connection.execute(query) for name in row}
+        return {(row.model, row.kind, row.value) for row in await connection.execute(query)}
 
-    def _of_target(self, found: Target | Unmapped, place: _Place) -> dict[str, Any]:
+    def _of_target(
+        self, found: Target | Unmapped, place: _Place, learned: Collection[tuple[str, str, str]]
+    ) -> dict[str, Any]:
         if isinstance(found, Unmapped):
             return {"mapped": False, "reason": found.reason}
+        taught = "invoke" if (found.bedrock_id, "route", "invoke") in learned else found.route
         return {
             "mapped": True,
             "source": found.source,
             "bedrock_model": found.bedrock_id,
             "alternatives": list(found.alternatives),
-            "route": found.route if place.route == "auto" else place.route,
+            "route": taught if place.route == "auto" else place.route,
             "price_known": self._is_priced(found.model, found.price_region),
             "price_model": found.model,
             "price_region": found.price_region,

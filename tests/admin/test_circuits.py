@@ -11,6 +11,7 @@ from daemon.services.ids import uuid7
 from daemon.store.epochs import read_all
 from daemon.store.tables import circuits
 from tests.admin.conftest import Plane, new_key, new_user
+from tests.admin.test_models import register_bedrock_key
 from tests.admin.test_security import _is_the_one_shape
 
 
@@ -67,6 +68,24 @@ async def test_circuits_are_found_by_key_provider_and_state(plane: Plane, admin:
         assert [item["id"] for item in await listed(admin, state=state)] == [circuit_id]
         assert [item["id"] for item in await listed(admin) if item["state"] == state] == [circuit_id]
     assert (await listed(admin, state="closed"))[0]["user_name"] is None
+
+
+async def test_the_circuits_of_a_key_are_its_own_and_those_of_its_bedrock_key(
+    plane: Plane, admin: httpx.AsyncClient
+) -> None:
+    user = await new_user(admin)
+    key, other = await new_key(admin, user["id"]), await new_key(admin, user["id"], "other")
+    credential = await register_bedrock_key(plane, key["id"])
+    made = [
+        await new_circuit(plane, key["id"], provider="bedrock"),
+        await new_circuit(plane, credential, scope="credential", provider="bedrock"),
+    ]
+    await new_circuit(plane, "plan", scope="credential")
+    await new_circuit(plane, other["id"])
+    found = await listed(admin, access_key_id=key["id"])
+    assert [item["id"] for item in found] == made
+    assert {(item["user_name"], item["access_key_name"]) for item in found} == {("alice", "laptop")}
+    assert [item["access_key_name"] for item in await listed(admin)] == ["laptop", "laptop", None, "other"]
 
 
 async def test_pages_of_circuits_hold_each_once(plane: Plane, admin: httpx.AsyncClient) -> None:

@@ -44,7 +44,7 @@ async def values_of(admin: httpx.AsyncClient, **query: str) -> list[str]:
 async def test_what_is_believed_is_listed_until_it_expires(plane: Plane, admin: httpx.AsyncClient) -> None:
     await learn(plane, "a")
     await learn(plane, "b", provider="plan")
-    await learn(plane, "c", model="other", kind="beta")
+    await learn(plane, "c", model="other", kind="thinking")
     await learn(plane, "gone", expires_at=plane.clock())
     assert await values_of(admin) == ["a", "b", "c"]
     assert await values_of(admin, provider="bedrock") == ["a", "c"]

@@ -32,7 +32,7 @@ async def resolved(admin: httpx.AsyncClient, model: str, **query: str) -> dict[s
     return dict(answer.json())
 
 
-async def register_bedrock_key(plane: Plane, key_id: str, **values: Any) -> None:
+async def register_bedrock_key(plane: Plane, key_id: str, **values: Any) -> str:
     row = {
         "id": uuid7(plane.clock(), bytes),
         "access_key_id": UUID(key_id),
@@ -46,6 +46,7 @@ async def register_bedrock_key(plane: Plane, key_id: str, **values: Any) -> None
     }
     async with plane.store.write() as connection:
         await connection.execute(insert(bedrock_keys).values(row | values))
+    return str(row["id"])
 
 
 async def test_a_mapping_is_created_changed_and_deleted(plane: Plane, admin: httpx.AsyncClient) -> None:
@@ -281,13 +282,24 @@ async def test_a_key_brings_its_region_profile_route_and_strategy(plane: Plane, 
     assert (await admin.get("/admin/models/resolve", params=query)).status_code == 404
 
 
-async def test_a_profile_that_was_learned_not_to_exist_is_passed_over(plane: Plane, admin: httpx.AsyncClient) -> None:
+async def test_what_was_learned_of_profiles_and_routes_counts_until_it_expires(
+    plane: Plane, admin: httpx.AsyncClient
+) -> None:
     first = await resolved(admin, "claude-opus-5-5")
-    values = {"id": uuid4(), "provider": "bedrock", "region": "eu-west-1", "kind": "profile", "reason": "r"}
-    values |= {"model": first["bedrock_model"], "value": first["bedrock_model"]}
-    values |= {"learned_at": plane.clock(), "expires_at": plane.clock() + timedelta(seconds=60)}
+    second = first["alternatives"][0]
+    common = {"provider": "bedrock", "region": "eu-west-1", "reason": "r", "learned_at": plane.clock()}
+    common["expires_at"] = plane.clock() + timedelta(seconds=60)
+    taught = [
+        {"id": uuid4(), "model": first["bedrock_model"], "kind": "profile", "value": first["bedrock_model"]},
+        {"id": uuid4(), "model": second, "kind": "route", "value": "invoke"},
+    ]
     async with plane.store.write() as connection:
-        await connection.execute(insert(compatibility).values(values))
-    assert (await resolved(admin, "claude-opus-5-5"))["bedrock_model"] == first["alternatives"][0]
+        await connection.execute(insert(compatibility), [common | row for row in taught])
+    found = await resolved(admin, "claude-opus-5-5")
+    assert (first["route"], found["bedrock_model"], found["route"]) == ("messages", second, "invoke")
+    assert await resolved(admin, "claude-opus-5-5", region="eu-west-2") == first | {
+        "region": "eu-west-2",
+        "region_source": "query",
+    }
     plane.clock.forward(seconds=60)
     assert await resolved(admin, "claude-opus-5-5") == first
