@@ -129,7 +129,7 @@ async def test_a_new_key_replaces_the_old_one_and_erases_it(plane: Plane, admin:
     await _set(admin, path, auth="api_key", api_key=SECRET)
     changes = len(plane.changes)
     await _set(admin, path, **IAM)
-    old, new = await _rows(plane)
+    new, old = sorted(await _rows(plane), key=lambda row: row.deleted_at is not None)
     assert (old.deleted_at, old.sealed_secret, new.deleted_at) == (plane.clock(), b"", None)
     assert (await _epoch(plane), len(plane.changes)) == (before + 2, changes + 1)
     audited = (await admin.get("/admin/audit", params={"action": "bedrock_key.set"})).json()["items"]

@@ -13,7 +13,7 @@ from daemon.security.envelope import kms_client
 from tests.cli.test_cli import Shell, proxyctl
 from tests.support.daemon import running_daemon
 from tests.support.moto import CREDENTIALS, REGION, moto_process
-from tests.support.simulator import running_simulator
+from tests.support.simulator import running_bedrock, running_simulator
 
 SECRET = "ABSKc2VjcmV0LW9mLXRoaXMtdGVzdA=="
 IAM_ID, IAM_SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -89,8 +89,20 @@ async def test_what_the_daemon_refuses_is_said_and_not_quoted(shell: Shell) -> N
     assert (long.code, "larger than" in long.err) == (1, True)
 
 
-async def test_a_test_fails_as_the_daemon_says(shell: Shell) -> None:
-    assert (await shell("bedrock-keys", "test", "laptop")).code == 3
+async def test_a_key_is_tried_and_a_failure_is_an_exit_code(tmp_path: Path) -> None:
+    async with running_simulator() as (_, plan), running_bedrock() as (_, bedrock):
+        async with running_daemon(tmp_path, plan, PROXY_BEDROCK_URL=bedrock) as daemon:
+            await daemon.create_key()
+            shell = Shell(daemon.url, await daemon.admin_token())
+            assert (await shell("bedrock-keys", "test", "laptop")).code == 3
+            await shell(*SET, "--from-file", "-", "--region", "us-east-1", stdin=SECRET)
+            worked = await shell("bedrock-keys", "test", "laptop", "-o", "json")
+            assert (worked.code, json.loads(worked.out)["ok"]) == (0, True), worked
+        async with running_daemon(tmp_path, plan, PROXY_BEDROCK_URL="http://127.0.0.1:9") as daemon:
+            shell = Shell(daemon.url, await daemon.admin_token())
+            failed = await shell("bedrock-keys", "test", "laptop")
+            assert (failed.code, "of alice/laptop does not work" in failed.err) == (1, True), failed
+            assert SECRET not in worked.out + worked.err + failed.out + failed.err
 
 
 WRONG: list[tuple[tuple[str, ...], str]] = [
