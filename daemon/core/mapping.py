@@ -187,7 +187,7 @@ def is_region(text: str) -> bool:
 
 def _mapped(model: str, database: Mapping[str, str], environment: Mapping[str, str]) -> tuple[str | None, Source]:
     name = normalise_model(model)
-    spellings = (model, name, _DATE.sub("", name))
+    spellings = (model, model.removesuffix("[1m]"), name, _DATE.sub("", name))
     layers: tuple[tuple[Source, Mapping[str, str]], ...] = (("database", database), ("environment", environment))
     for source, layer in layers:
         for spelling in spellings:
