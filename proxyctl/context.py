@@ -61,11 +61,14 @@ class Cli:
             raise AuthError("not signed in", hint="proxyctl auth login      or set PROXY_ADMIN_TOKEN")
         return self.new_client(self.token.secret)
 
-    def new_client(self, token: str | None) -> "AdminClient":
+    def new_client(self, token: str | None, *, server: str | None = None) -> "AdminClient":
+        """A client with a token, for the server of this run or another one."""
         from proxyctl.client import AdminClient
 
         given = self.options.timeout
-        return AdminClient(self.server, token, timeout=_seconds("PROXY_TIMEOUT", 30.0) if given is None else given)
+        return AdminClient(
+            server or self.server, token, timeout=_seconds("PROXY_TIMEOUT", 30.0) if given is None else given
+        )
 
     @property
     def interactive(self) -> bool:

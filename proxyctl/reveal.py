@@ -16,22 +16,31 @@ class Emit(StrEnum):
     CLAUDE_SETTINGS = "claude-settings"
 
 
-_ADVICE = (
-    "# Keep your own Claude login, or, if the gateway has the company's key, set any ANTHROPIC_AUTH_TOKEN:\n"
-    "# the access key in the URL is what counts.\n"
+_OWN_LOGIN = (
+    "# Claude Code keeps its own Claude login, which pays for what the plan serves; the key in the URL says who asks.\n"
 )
+_OUR_LOGIN = "# No Claude login is needed: the gateway has the credentials, the key says who asks.\n"
 
 
-def rendered(key: str, server: str, emit: Emit) -> str:
-    """The text that carries the key."""
-    url = f"{server.rstrip('/')}/ak/{key}"
+def rendered(key: str, server: str, emit: Emit, *, own_login: bool) -> str:
+    """The text that carries the key.
+
+    With `own_login` the client's Authorization header has to stay free for the developer's own Claude login, so the
+    key goes into the URL; else the key is the token, and stays out of URLs.
+    """
+    base = server.rstrip("/")
+    if own_login:
+        variables = {"ANTHROPIC_BASE_URL": f"{base}/ak/{key}"}
+    else:
+        variables = {"ANTHROPIC_BASE_URL": base, "ANTHROPIC_AUTH_TOKEN": key}
     match emit:
         case Emit.KEY:
             return f"{key}\n"
         case Emit.ENV:
-            return f"{_ADVICE}export ANTHROPIC_BASE_URL={url}\n"
+            advice = _OWN_LOGIN if own_login else _OUR_LOGIN
+            return advice + "".join(f"export {name}={value}\n" for name, value in variables.items())
         case Emit.CLAUDE_SETTINGS:
-            return json.dumps({"env": {"ANTHROPIC_BASE_URL": url}}, indent=2) + "\n"
+            return json.dumps({"env": variables}, indent=2) + "\n"
 
 
 def deliver(text: str, output_file: str | None, *, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""`proxyctl demo`: a daemon, a simulated provider, a key and one streamed request, all on loopback."""
+"""`proxyctl demo`: a daemon, simulated providers, a key, a streamed request and a failover, all on loopback."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ import typer
 
 from proxyctl.command import register
 from proxyctl.context import Cli
-from proxyctl.errors import CliError, UnreachableError
+from proxyctl.errors import CliError, UnreachableError, UsageError
 from proxyctl.output import dollars
 
 _START_SECONDS = 30.0
@@ -37,21 +38,29 @@ def register_commands(app: typer.Typer) -> None:
     ) -> None:
         """See it work: nothing leaves this machine, nothing is kept.
 
-        Starts the daemon and a simulated provider, makes a user and a key, streams one request and shows its cost.
+        Starts the daemon, a simulated Anthropic and a simulated Bedrock, makes a user and a key, streams one request,
+        takes Anthropic down for the next one, and shows what both cost.
         """
         with (
             tempfile.TemporaryDirectory(prefix="proxyctl-demo-") as directory,
-            _running(cli, Path(directory), port) as (url, password),
+            _running(cli, Path(directory), port) as demo,
         ):
-            key = _make_key(cli, url, password)
+            key = _make_key(cli, demo)
             cli.tell("Asking the simulated model through the daemon:\n")
-            _stream(url, key)
-            _show_usage(cli, url, password)
+            _stream(demo.url, key)
+            _show_usage(cli, demo, requests=1)
+            cli.tell("\nAnthropic is overloaded now. The same question again:\n")
+            _overload(demo.plan_url)
+            _stream(demo.url, key)
+            _show_usage(cli, demo, requests=2)
             cli.tell(
                 "\nPoint Claude Code at it:\n"
-                f"  export ANTHROPIC_BASE_URL={url}/ak/{key}\n"
-                "  export ANTHROPIC_AUTH_TOKEN=demo\n"
-                "  claude -p 'hello'"
+                f"  export ANTHROPIC_BASE_URL={demo.url}\n"
+                f"  export ANTHROPIC_AUTH_TOKEN={key}\n"
+                "  claude -p 'hello'\n"
+                "Look around as its admin:\n"
+                f"  export PROXY_SERVER={demo.url} PROXY_ADMIN_TOKEN={demo.token}\n"
+                "  proxyctl usage records      proxyctl models resolve claude-opus-5-5      proxyctl circuits list"
             )
             if not once:
                 cli.tell("\nRunning until Ctrl-C.")
@@ -59,30 +68,45 @@ def register_commands(app: typer.Typer) -> None:
                 cli.tell("\nStopping.")
 
 
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    """Where everything is, and the admin's session."""
+
+    url: str
+    plan_url: str
+    token: str
+
+
 @contextmanager
-def _running(cli: Cli, directory: Path, port: int) -> Iterator[tuple[str, str]]:
-    """Simulator and daemon as processes; URL and admin password. Both are gone afterwards."""
+def _running(cli: Cli, directory: Path, port: int) -> Iterator[_Demo]:
+    """Simulators and daemon as processes. All are gone afterwards."""
     from daemon.security.passwords import hash_password
 
     password = secrets.token_urlsafe(12)
-    plan_port, daemon_port = _free_port(), port or _free_port()
+    if port and not _is_free(port):
+        raise UsageError(f"port {port} is taken", hint="another --port, or none to take a free one")
+    plan_port, bedrock_port, daemon_port = _free_port(), _free_port(), port or _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PROXY_")} | {
         "PROXY_DATA_DIR": str(directory / "data"),
         "PROXY_PLAN_API_URL": f"http://127.0.0.1:{plan_port}",
         "PROXY_PLAN_API_KEY": "simulated",
+        "PROXY_BEDROCK_URL": f"http://127.0.0.1:{bedrock_port}",
         "PROXY_ADMIN_PASSWORD_HASH": hash_password(password),
         "PROXY_LOG_LEVEL": "warning",
     }
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # children start unblocked, see _start
     children = []
     try:
-        cli.tell("Starting a simulated provider and the daemon …")
-        children.append(_start([sys.executable, "-m", "daemon.simulator", "--port", str(plan_port)], environment))
+        cli.tell("Starting a simulated Anthropic, a simulated Bedrock and the daemon …")
+        for provider, at in (("anthropic", plan_port), ("bedrock", bedrock_port)):
+            simulator = [sys.executable, "-m", "daemon.simulator", "--provider", provider, "--port", str(at)]
+            children.append(_start(simulator, environment))
         serve = [sys.executable, "-m", "proxyctl", "serve", "--port", str(daemon_port)]
         children.append(_start(serve, environment))
-        _wait_ready(plan_port, children)
-        _wait_ready(daemon_port, children)
-        yield f"http://127.0.0.1:{daemon_port}", password
+        for at in (plan_port, bedrock_port, daemon_port):
+            _wait_ready(at, children)
+        url = f"http://127.0.0.1:{daemon_port}"
+        yield _Demo(url, f"http://127.0.0.1:{plan_port}", _sign_in(url, password))
     finally:
         for child in reversed(children):
             child.terminate()
@@ -116,19 +140,28 @@ def _wait_ready(port: int, children: "list[subprocess.Popen[bytes]]") -> None:
     raise UnreachableError(f"a process of the demo did not start on port {port}", hint="try: proxyctl serve")
 
 
-def _make_key(cli: Cli, url: str, password: str) -> str:
-    client = _signed_in(cli, url, password)
+def _make_key(cli: Cli, demo: _Demo) -> str:
+    client = cli.new_client(demo.token, server=demo.url)
     user = client.post("/admin/users", {"name": "demo"})
     key = client.post(f"/admin/users/{user['id']}/access-keys", {"name": "laptop"})
-    cli.tell(f"Created user demo and key laptop ({key['key_prefix']}).")
+    bedrock = {"auth": "api_key", "api_key": f"ABSK{'demo' * 30}", "region": "us-east-1"}
+    client.post(f"/admin/access-keys/{key['id']}/bedrock-key", bedrock)
+    cli.tell(f"Created user demo, key laptop ({key['key_prefix']}) and its Bedrock key.")
     return str(key["access_key"])
 
 
-def _signed_in(cli: Cli, url: str, password: str):  # type: ignore[no-untyped-def]
+def _sign_in(url: str, password: str) -> str:
     from proxyctl.client import AdminClient
 
-    token = AdminClient(url, None, timeout=30).login("admin", password)["access_token"]
-    return AdminClient(url, token, timeout=30)
+    return str(AdminClient(url, None, timeout=30).login("admin", password)["access_token"])
+
+
+def _overload(plan_url: str) -> None:
+    """The simulated Anthropic refuses its next request."""
+    from proxyctl.client import AdminClient
+
+    step = {"status": 529, "error_type": "overloaded_error", "message": "Overloaded"}
+    AdminClient(plan_url, None, timeout=30).raw("POST", "/_sim/script", json.dumps(step).encode())
 
 
 def _stream(url: str, key: str) -> None:
@@ -151,20 +184,31 @@ def _stream(url: str, key: str) -> None:
     sys.stdout.write("\n")
 
 
-def _show_usage(cli: Cli, url: str, password: str) -> None:
-    """The request as it stands on the books."""
-    client = _signed_in(cli, url, password)
+def _show_usage(cli: Cli, demo: _Demo, *, requests: int) -> None:
+    """The last request as it stands on the books."""
+    client = cli.new_client(demo.token, server=demo.url)
     deadline = time.monotonic() + 5
-    while not (items := client.get("/admin/usage/records")["items"]):
+    while len(items := client.get("/admin/usage/records")["items"]) < requests:
         if time.monotonic() > deadline:
             raise CliError("the request did not reach the ledger")
         time.sleep(0.05)
     record = items[0]
+    reason = f" because the plan was {record['fallback_reason']}" if record["fallback_reason"] else ""
     cli.tell(
-        f"\nOn the books: {record['model_served']} via {record['provider']}, {record['input_tokens']} tokens in, "
-        f"{record['output_tokens']} out, {dollars(record['cost_nano_usd'])}, {record['duration_ms']} ms "
-        f"({record['request_id']})"
+        f"\nOn the books: {record['model_served']} via {record['provider']}{reason}, "
+        f"{record['input_tokens']} tokens in, {record['output_tokens']} out, "
+        f"{dollars(record['cost_nano_usd'])}, {record['duration_ms']} ms ({record['request_id']})"
     )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _free_port() -> int:

@@ -145,7 +145,16 @@ def _reveal(cli: Cli, key: dict[str, Any], output_file: str | None, emit: Emit) 
     if output_file is None and (cli.printer.form or cli.options.query):
         cli.printer.item(key, [*COLUMNS, column("access key", "access_key")])
         return
-    deliver(rendered(key["access_key"], cli.server, emit), output_file, quiet=cli.quiet)
+    own_login = emit is not Emit.KEY and _needs_own_login(cli, key)
+    text = rendered(key["access_key"], cli.server, emit, own_login=own_login)
+    deliver(text, output_file, quiet=cli.quiet)
+
+
+def _needs_own_login(cli: Cli, key: dict[str, Any]) -> bool:
+    """Whether the developer has to bring a Claude login: the gateway has no key for the plan, and the plan is used."""
+    facts = cli.client.get("/admin/system/status")["facts"]
+    user = cli.client.get(f"/admin/users/{key['user_id']}")
+    return not facts["plan_api_key_set"] and user["routing_strategy"] != "bedrock_only"
 
 
 def _print(cli: Cli, key: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from daemon.core.identity import looks_like_access_key
+from proxyctl.reveal import Emit, rendered
 from tests.support.daemon import ADMIN_PASSWORD, running_daemon
 from tests.support.simulator import running_simulator
 
@@ -89,12 +90,13 @@ async def test_the_life_of_a_user_and_a_key(shell: Shell, tmp_path: Path) -> Non
     rotated = await shell("keys", "create", "alice", "--name", "laptop", "--if-exists", "rotate",
                           "--output-file", str(file), "--emit", "env")  # fmt: skip
     assert (rotated.code, rotated.out) == (0, "")
-    assert f"export ANTHROPIC_BASE_URL={shell.url}/ak/ak_" in file.read_text()
+    assert f"export ANTHROPIC_BASE_URL={shell.url}\nexport ANTHROPIC_AUTH_TOKEN=ak_" in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
     refused = await shell("keys", "rotate", "alice/laptop", "--output-file", str(file))
     assert (refused.code, "nothing was created" in refused.err) == (1, True)
     settings = await shell("keys", "rotate", "alice/laptop", "--grace", "0s", "--emit", "claude-settings")
-    assert json.loads(settings.out)["env"]["ANTHROPIC_BASE_URL"].startswith(f"{shell.url}/ak/ak_")
+    assert json.loads(settings.out)["env"]["ANTHROPIC_BASE_URL"] == shell.url
+    assert looks_like_access_key(json.loads(settings.out)["env"]["ANTHROPIC_AUTH_TOKEN"])
 
     listed = await shell("keys", "list", "alice")
     assert listed.out.split("\t")[1:4] == ["alice", "laptop", "active"]
@@ -239,6 +241,13 @@ async def test_the_openapi_document_and_a_password_hash_can_be_had_offline() -> 
     assert "/admin/users/{user_id}/access-keys" in document["paths"]
     assert (await proxyctl("daemon", "hash-password", stdin="long enough\n")).out.startswith("$argon2id$")
     assert (await proxyctl("daemon", "hash-password", stdin="short\n")).code == 2
+
+
+@pytest.mark.parametrize("emit", [Emit.ENV, Emit.CLAUDE_SETTINGS])
+def test_a_developer_who_needs_a_login_of_his_own_gets_the_key_in_the_url(emit: Emit) -> None:
+    text = rendered("ak_x", "https://proxy.example/", emit, own_login=True)
+    assert "https://proxy.example/ak/ak_x" in text
+    assert "AUTH_TOKEN" not in text
 
 
 async def test_the_demo_shows_a_request_and_its_cost() -> None:

@@ -278,7 +278,7 @@ async def test_a_circuit_opens_on_streams_too_and_one_request_tries_it(tmp_path:
             assert (await running.ask(key)).provider == "bedrock"
         assert len(running.plan.log) == 3
         await asyncio.sleep(1.1)
-        running.plan.script(Step(delay=0.3))
+        running.plan.script(Step(delay=6))  # until then all the others have come
         answers = await asyncio.gather(*(running.ask(key) for _ in range(100)))
         assert len(running.plan.log) == 4
         assert sorted(got.provider for got in answers) == ["bedrock"] * 99 + ["plan"]

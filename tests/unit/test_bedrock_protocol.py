@@ -112,7 +112,9 @@ def test_the_user_id_becomes_its_hash_and_is_the_same_on_every_turn() -> None:
 
 
 def test_effort_is_lowered_to_what_the_model_knows_at_bedrock() -> None:
-    assert to_bedrock({"output_config": {"effort": "max"}}, model="claude-opus-5")[0]["output_config"] == {"effort": "xhigh"}
+    assert to_bedrock({"output_config": {"effort": "max"}}, model="claude-opus-4-8")[0]["output_config"] == {
+        "effort": "xhigh"
+    }
     assert to_bedrock({"output_config": {"effort": "low"}})[0]["output_config"] == {"effort": "low"}
 
 
