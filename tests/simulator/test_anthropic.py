@@ -67,6 +67,16 @@ async def test_the_tool_loop_runs_a_command_reads_a_file_and_ends(
     assert len({entry["message_id"] for entry in simulator.log}) == 3
 
 
+async def test_a_tool_loop_may_run_several_commands_that_leave_lines_in_a_file(
+    simulated: tuple[AnthropicSimulator, httpx.AsyncClient],
+) -> None:
+    _, client = simulated
+    contents = await converse(client, "[[tool-loop]] [[commands:3]] [[log:/tmp/l]]")
+    inputs = [content[-1].get("input") for content in contents]
+    commands = [{"command": f"echo proxyctl-was-here-{number} | tee -a /tmp/l"} for number in (1, 2, 3)]
+    assert inputs == [*commands, {"file_path": "/etc/hostname"}, None]
+
+
 async def test_parallel_tools_come_in_one_answer(simulated: tuple[AnthropicSimulator, httpx.AsyncClient]) -> None:
     simulator, client = simulated
     first, last = await converse(client, "[[parallel-tools]]")
