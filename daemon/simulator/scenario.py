@@ -12,9 +12,9 @@ _THOUGHT = "The prompt says which scenario to play."
 def scenario(body: Mapping[str, Any]) -> Step:
     """A loop of tools when the prompt asks for one and the tools are there, else text; thoughts when they are enabled.
 
-    `[[tool-loop]]` runs a command, reads a file (`[[file:PATH]]`) and says so; `[[parallel-tools]]` runs two commands in
-    one answer. `[[commands:N]]` makes it N commands one after the other, and with `[[log:PATH]]` each command leaves a
-    line in that file. How far a scenario is shows in the tool results that came back.
+    `[[tool-loop]]` runs a command, reads a file (`[[file:PATH]]`) and says so; `[[parallel-tools]]` runs two commands
+    in one answer. `[[commands:N]]` makes it N commands one after the other, and with `[[log:PATH]]` each command leaves
+    a line in that file. How far a scenario is shows in the tool results that came back.
     """
     messages = body.get("messages")
     messages = [item for item in messages if isinstance(item, dict)] if isinstance(messages, list) else []
