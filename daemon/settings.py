@@ -143,7 +143,28 @@ class Settings(BaseSettings):
     )
     auth_max_stale: Seconds = Field(900.0, description="seconds a known key is served while the database is away")
     budget_timezone: str = Field("UTC", description="zone in which days, weeks and months begin")
-    pricing_file: Path | None = Field(None, description="price sheet that overrides the packaged one")
+    budget_scope: Literal["bedrock", "all"] = Field("bedrock", description="whose cost counts against budgets")
+    budget_mode: Literal["strict", "balanced", "off"] = Field("balanced", description="how budgets are enforced")
+    budget_default_usd: str | None = Field(None, description="budget of new users in dollars; unset: none")
+    budget_on_store_error: Literal["allowance", "open", "closed"] = Field(
+        "allowance", description="users with a budget while the database is away"
+    )
+    budget_cache_ttl: Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600)] = Field(
+        60.0, description="seconds a budget's state is remembered for display; enforcement never is"
+    )
+    ledger_intent: Literal["journal", "database"] = Field(
+        "journal", description="where a request is noted before it goes out; database: for hosts whose disks die"
+    )
+    usage_retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="days ledger rows are kept, rollups stay; unset: for ever"
+    )
+    pricing_file: Path | None = Field(None, description="price sheet over the packaged one")
+    model_pricing: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
+        {}, description="JSON: prices over the packaged sheet and PROXY_PRICING_FILE, per provider, region and model"
+    )
+    price_unknown: Literal["fallback", "refuse"] = Field(
+        "fallback", description="a model without a price: charge the dearest known one, or refuse it"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
     @classmethod

@@ -89,6 +89,9 @@ access_keys = Table(
     Column("bedrock_model", String(256)),
     Column("expires_at", UtcDateTime),
     Column("last_used_at", UtcDateTime),
+    Column("limit_requests_per_minute", Integer),
+    Column("limit_tokens_per_minute", Integer),
+    Column("limit_concurrent_requests", Integer),
     _version(),
     *_stamps(),
     Index("uq_access_keys_key_hash", "key_hash", unique=True),
@@ -198,6 +201,7 @@ usage_aggregates = Table(
     Column("estimated_requests", BigInteger, nullable=False, server_default="0"),
     *_sums(),
     PrimaryKeyConstraint("bucket", "bucket_start", "user_id", "access_key_id", "provider", "model"),
+    Index("ix_usage_aggregates_user_id_bucket_start", "user_id", "bucket", "bucket_start"),
 )
 
 model_mappings = Table(
@@ -259,26 +263,52 @@ session_routes = Table(
     PrimaryKeyConstraint("access_key_id", "session_id"),
 )
 
+# What a user has spent and reserved in one period: the row that a budget is enforced on. It is made from the ledger
+# when it is first needed, and moves with the ledger from then on.
 budget_counters = Table(
     "budget_counters",
     metadata,
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("period", String(16), nullable=False),
     Column("period_start", UtcDateTime, nullable=False),
+    Column("period_end", UtcDateTime, nullable=False),
     Column("settled_nano_usd", BigInteger, nullable=False, server_default="0"),
     Column("reserved_nano_usd", BigInteger, nullable=False, server_default="0"),
-    PrimaryKeyConstraint("user_id", "period_start"),
+    PrimaryKeyConstraint("user_id", "period", "period_start"),
 )
 
-reservations = Table(
-    "reservations",
+# A request that has been or will be sent to a provider, until its usage record is in the ledger. `record` is the usage
+# record that stands in for it when its replica dies; `reserved_nano_usd` is part of the counter's sum of the same name.
+intents = Table(
+    "intents",
     metadata,
     Column("request_id", String(40), primary_key=True),
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("period_start", UtcDateTime, nullable=False),
-    Column("reserved_nano_usd", BigInteger, nullable=False),
-    Column("owner", String(64), nullable=False),
+    Column("period", String(16)),
+    Column("period_start", UtcDateTime),
+    Column("reserved_nano_usd", BigInteger, nullable=False, server_default="0"),
+    Column("record", LargeBinary, nullable=False),
+    Column("owner", String(64), nullable=False, index=True),
     Column("lease_expires_at", UtcDateTime, nullable=False, index=True),
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+# Sheets that operators uploaded; at most one is active, and then it is over the configured one.
+price_sheets = Table(
+    "price_sheets",
+    metadata,
+    Column("sheet_id", String(32), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("is_active", Boolean, nullable=False, server_default=false()),
+    Column("uploaded_by", String(128), nullable=False),
+    Column("uploaded_at", UtcDateTime, nullable=False),
 )
 
 service_tokens = Table(
@@ -312,7 +342,8 @@ audit_log = Table(
 )
 
 # One row per name: `access` (keys and users), `sessions` (admin sign-ins), `routing` (circuits and what was learned),
-# `models` (mappings). A replica that sees a number it
+# `models` (mappings),
+# `pricing` (uploaded sheets). A replica that sees a number it
 # does not know drops what it cached.
 settings_epoch = Table(
     "settings_epoch",
