@@ -15,13 +15,14 @@ from daemon.core.identity import mask
 from daemon.security.access_keys import hash_key, new_access_key
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
+from daemon.services.bedrock_keys import erase_keys
 from daemon.services.errors import Conflict, Invalid, NotFound
 from daemon.services.ids import uuid7
 from daemon.services.users import live_user
 from daemon.store.engine import Store
 from daemon.store.epochs import bump
 from daemon.store.filters import live
-from daemon.store.tables import access_keys, users
+from daemon.store.tables import access_keys, bedrock_keys, users
 
 
 class AccessKeys:
@@ -129,7 +130,7 @@ class AccessKeys:
         return self._with_secret(dict(row) | values, raw, "rotated")
 
     async def revoke_key(self, key_id: UUID, actor: Actor) -> AccessKey:
-        """The key, which works no longer. Revoking it again changes nothing."""
+        """The key, which works no longer; its Bedrock key is erased. Revoking it again changes nothing."""
         now = self._now()
         async with self._store.write() as connection:
             row = await _one(connection, key_id, lock=True)
@@ -137,6 +138,7 @@ class AccessKeys:
                 return self._view(row)
             values = {"deleted_at": now, "updated_at": now, "version": row["version"] + 1}
             await connection.execute(update(access_keys).where(access_keys.c.id == key_id).values(values))
+            await erase_keys(connection, bedrock_keys.c.access_key_id == key_id, now)
             before = {"name": row["name"], "key_prefix": row["key_prefix"]}
             await self._announce(connection, actor, "access_key.revoke", key_id, before=before)
         self._on_access_change()

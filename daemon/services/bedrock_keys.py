@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.contract.bedrock_keys import BedrockKey, BedrockKeySet, BedrockKeyTest
@@ -105,7 +105,7 @@ class BedrockKeys:
             await _live_access_key(connection, access_key_id, lock=True)
             before = await _live_bedrock_key(connection, access_key_id)
             if before is not None:
-                await _delete(connection, before["id"], now)
+                await erase_keys(connection, bedrock_keys.c.id == before["id"], now)
             await connection.execute(insert(bedrock_keys).values(values))
             await _announce(connection, actor, "bedrock_key.set", before=before, after=values, at=now)
         self._on_access_change()
@@ -128,7 +128,7 @@ class BedrockKeys:
             row = await _live_bedrock_key(connection, access_key_id)
             if row is None:
                 return
-            await _delete(connection, row["id"], now)
+            await erase_keys(connection, bedrock_keys.c.id == row["id"], now)
             await _announce(connection, actor, "bedrock_key.remove", before=row, after=None, at=now)
         self._on_access_change()
 
@@ -198,6 +198,15 @@ async def open_credential(
         raise SealBroken from None
 
 
+async def erase_keys(connection: AsyncConnection, which: ColumnElement[bool], now: datetime) -> None:
+    """Take live Bedrock keys away, in the caller's transaction.
+
+    The rows stay for the record, what was sealed does not: nobody needs a credential that was taken away.
+    """
+    values = {"deleted_at": now, "updated_at": now, "sealed_secret": b""}
+    await connection.execute(update(bedrock_keys).where(which, live(bedrock_keys)).values(values))
+
+
 def _options(wanted: BedrockKeySet, checked: Checked) -> dict[str, Any]:
     credential = checked.credential
     return {
@@ -226,12 +235,6 @@ async def _live_access_key(connection: AsyncConnection, key_id: UUID, *, lock: b
 async def _live_bedrock_key(connection: AsyncConnection, access_key_id: UUID) -> RowMapping | None:
     query = select(bedrock_keys).where(bedrock_keys.c.access_key_id == access_key_id, live(bedrock_keys))
     return (await connection.execute(query)).mappings().one_or_none()
-
-
-async def _delete(connection: AsyncConnection, key_id: UUID, now: datetime) -> None:
-    """The row stays for the record, what was sealed does not: nobody needs a credential that was taken away."""
-    values = {"deleted_at": now, "updated_at": now, "sealed_secret": b""}
-    await connection.execute(update(bedrock_keys).where(bedrock_keys.c.id == key_id).values(values))
 
 
 async def _announce(

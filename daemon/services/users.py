@@ -13,12 +13,13 @@ from daemon.contract.common import Page
 from daemon.contract.users import User, UserCreate, UserCreated, UserUpdate
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
+from daemon.services.bedrock_keys import erase_keys
 from daemon.services.errors import Conflict, Invalid, NotFound
 from daemon.services.ids import uuid7
 from daemon.store.engine import Store
 from daemon.store.epochs import bump
 from daemon.store.filters import live
-from daemon.store.tables import access_keys, users
+from daemon.store.tables import access_keys, bedrock_keys, users
 
 _NOT_NULL = ("name", "routing_strategy", "is_active")
 
@@ -115,7 +116,7 @@ class Users:
         return _user(dict(row) | values)
 
     async def delete_user(self, user_id: UUID, actor: Actor) -> None:
-        """Delete a user and revoke its keys; usage stays."""
+        """Delete a user, revoke its keys and erase their Bedrock keys; usage stays."""
         now = self._now()
         async with self._store.write() as connection:
             row = await live_user(connection, user_id, lock=True)
@@ -123,6 +124,8 @@ class Users:
             await connection.execute(update(users).where(users.c.id == user_id, live(users)).values(gone))
             keys = update(access_keys).where(access_keys.c.user_id == user_id, live(access_keys)).values(gone)
             revoked = (await connection.execute(keys)).rowcount
+            owned = select(access_keys.c.id).where(access_keys.c.user_id == user_id)
+            await erase_keys(connection, bedrock_keys.c.access_key_id.in_(owned), now)
             before = {"name": row["name"], "access_keys": revoked}
             await self._announce(connection, actor, "user.delete", user_id, before=before)
         self._on_access_change()
