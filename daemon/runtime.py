@@ -23,9 +23,9 @@ from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import load_catalogue
 from daemon.core.periods import day_start, period_bounds
 from daemon.core.pricing import PriceSheet, load_sheet
-from daemon.gateway.accounts import Accounts
+from daemon.gateway.accounts import Accounts, Drains
 from daemon.gateway.admission import Admission
-from daemon.gateway.bedrock import Bedrock, Drains, ModelMap, OpenKeys
+from daemon.gateway.bedrock import Bedrock, ModelMap, OpenKeys
 from daemon.gateway.bodies import BodyReader
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.endpoints import DataPlane
@@ -96,6 +96,8 @@ class Runtime:
 
     async def _start(self) -> None:
         settings = self._settings
+        if settings.bedrock_default_model is not None:
+            log.warning("PROXY_BEDROCK_DEFAULT_MODEL is deprecated and ignored: map models with proxyctl models map")
         directory = data_directory(settings)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(directory)

@@ -34,7 +34,24 @@ class Tried:
     price_region: str = "global"
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+class Drains:
+    """Answers that are read to their end for the books alone: at most so many at once."""
+
+    def __init__(self, limit: int = 64) -> None:
+        self._free = limit
+
+    def take(self) -> bool:
+        """Whether one more answer may be read on; it has to be given back."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    def give_back(self) -> None:
+        self._free += 1
+
+
+@dataclass(slots=True, eq=False)
 class Exchange:
     """What is known of an exchange while it runs. Times: `started` is monotonic seconds."""
 
@@ -52,14 +69,23 @@ class Exchange:
     fallback_reason: str | None = None
     first_byte_ms: int | None = None
     upstream_request_id: str | None = None
-    drains: Callable[[], bool] | None = None  # set while an answer is worth reading to its end without its client
+    drains: Drains | None = None  # set while an answer is worth reading to its end without its client
+    drained: Drains | None = None
     left: bool = False
 
     def leave(self) -> None:
         """The client has gone: what it no longer waits for is ended, unless the provider bills it anyway."""
         self.left = True
-        if self.drains is None or not self.drains():
+        if self.drains is not None and self.drains.take():
+            self.drained = self.drains
+        else:
             self.line.abort()
+
+    def end(self) -> None:
+        """Nothing is read for this exchange any more."""
+        if self.drained is not None:
+            self.drained.give_back()
+            self.drained = None
 
 
 class RecordSink(Protocol):
@@ -123,9 +149,9 @@ class Accounts:
         self.end_attempt(exchange, None, error_type)
         await self._settle(exchange, TokenCounts(), Ended.ERROR, status=status, error_type=error_type)
 
-    async def settle_client_left(self, exchange: Exchange) -> None:
-        """Record that the client left before the answer began: the provider may have read the whole prompt."""
-        dispatched = exchange.line.dispatched
+    async def settle_client_left(self, exchange: Exchange, *, refused: bool = False) -> None:
+        """Record that the client left before the answer began: unless the provider refused, it may have read it all."""
+        dispatched = exchange.line.dispatched and not refused
         tokens = _at_least(TokenCounts(), exchange.body_bytes, 0) if dispatched else TokenCounts()
         self.end_attempt(exchange, None, "client_left")
         await self._settle(exchange, tokens, Ended.CLIENT_LEFT, status=CLIENT_LEFT_STATUS, estimated=dispatched)

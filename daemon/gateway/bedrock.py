@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
-from weakref import WeakSet
 
 import orjson
+import structlog
 from cachetools import LRUCache
 
 from daemon.core.credentials import BedrockCredential
 from daemon.core.failure import of_bedrock_answer, of_stream_error, verdict
 from daemon.core.mapping import Catalogue, Route, Target, Unmapped, resolve, split_prefix
 from daemon.gateway import relay
-from daemon.gateway.accounts import Exchange, Tried, session_of
+from daemon.gateway.accounts import Drains, Exchange, Tried, session_of
 from daemon.gateway.answers import NO_RETRY, Denied
 from daemon.gateway.learned import Compatibility, Place, Sessions
 from daemon.gateway.legs import Deadlines, Failed, Whole, no_answer
@@ -29,6 +29,9 @@ from daemon.services.directory import SealedBedrockKey
 from daemon.store.routing import CircuitKey
 from daemon.upstreams.base import Abortable, Failure, FailureKind, Reply
 from daemon.upstreams.bedrock import PAYLOAD_LIMIT, BedrockRequest, BedrockUpstream
+from daemon.upstreams.flights import Flights
+
+log = structlog.get_logger()
 
 _TRANSLATE_INLINE = 512 * 1024  # bytes; more would hold the loop for longer than a few milliseconds
 _KEYS = 10_000
@@ -56,24 +59,23 @@ class OpenKeys:
         self._ttl = ttl
         self._monotonic = monotonic
         self._cache: LRUCache[UUID, tuple[BedrockCredential, float]] = LRUCache(_KEYS)
-        self._locks: LRUCache[UUID, asyncio.Lock] = LRUCache(_KEYS)
+        self._flights: Flights[UUID, BedrockCredential | Failure] = Flights()
 
     async def open(self, sealed: SealedBedrockKey) -> BedrockCredential | Failure:
         """The credential of a key. A key that was replaced has another id, so none is ever stale."""
         known = self._cache.get(sealed.id)
         if known is not None and self._monotonic() - known[1] < self._ttl:
             return known[0]
-        lock = self._locks.setdefault(sealed.id, asyncio.Lock())
-        async with lock:
-            known = self._cache.get(sealed.id)
-            if known is not None and self._monotonic() - known[1] < self._ttl:
-                return known[0]
-            try:
-                credential = await self._open_key(sealed)
-            except Exception as error:  # noqa: BLE001 - broken, or KMS is away: either way there is no credential
-                return Failure(FailureKind.CREDENTIAL, f"the Bedrock key cannot be opened: {error}")
-            self._cache[sealed.id] = (credential, self._monotonic())
-            return credential
+        return await self._flights.join(sealed.id, partial(self._opened, sealed))
+
+    async def _opened(self, sealed: SealedBedrockKey) -> BedrockCredential | Failure:
+        try:
+            credential = await self._open_key(sealed)
+        except Exception as error:  # noqa: BLE001 - broken, or KMS is away: either way there is no credential
+            log.warning("Bedrock key not opened", bedrock_key_id=str(sealed.id), reason=str(error))
+            return Failure(FailureKind.CREDENTIAL, f"the Bedrock key cannot be opened: {error}")
+        self._cache[sealed.id] = (credential, self._monotonic())
+        return credential
 
 
 @dataclass(slots=True)
@@ -83,21 +85,6 @@ class ModelMap:
     catalogue: Catalogue
     environment: dict[str, str]
     database: dict[str, str]
-
-
-class Drains:
-    """Answers that are read to their end for the books alone: at most so many at once."""
-
-    def __init__(self, limit: int = 64) -> None:
-        self._limit = limit
-        self._running: WeakSet[Exchange] = WeakSet()
-
-    def take(self, exchange: Exchange) -> bool:
-        """Whether this answer may be read on. It counts until its exchange is gone."""
-        if len(self._running) >= self._limit:
-            return False
-        self._running.add(exchange)
-        return True
 
 
 class Bedrock:
@@ -113,7 +100,7 @@ class Bedrock:
         sessions: Sessions,
         deadlines: Deadlines,
         ceilings: Ceilings,
-        drains: "Drains",
+        drains: Drains,
     ) -> None:
         self.upstream = upstream
         self.keys = keys
@@ -270,7 +257,7 @@ class BedrockLeg:
             betas=translated.betas,
             version=version,
         )
-        exchange.drains = partial(self._bedrock.drains.take, exchange)
+        exchange.drains = self._bedrock.drains
         reply = await self._bedrock.upstream.open(request, exchange.line)
         if isinstance(reply, Failure) and reply.kind is not FailureKind.ABORTED:
             return self._no_answer(reply)

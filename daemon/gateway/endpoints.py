@@ -143,6 +143,7 @@ class DataPlane:
             raise
         finally:
             watcher.cancel()
+            exchange.end()
         return None
 
     def _legs(self, call: _Call, exchange: Exchange, body: bytes) -> tuple[list[Leg], bool] | Denied:

@@ -71,10 +71,10 @@ class Exchanges:
         """Ask one provider, again after each repair; None when the client has been served, or has left."""
         for _ in range(REPAIRS + 1):
             self._accounts.begin_attempt(exchange, leg.tried)
-            exchange.drains = None
             failed = await self._attempt(exchange, leg, out, hold=hold, moved=moved)
             if failed is None:
                 return None
+            exchange.drains = None  # a client that leaves from now on ends whatever is asked next
             self._accounts.end_attempt(exchange, failed.status, failed.verdict.kind)
             if exchange.left or not leg.repair(exchange, failed):
                 break
@@ -148,7 +148,7 @@ class Exchanges:
         """Tell the client what failed: in the provider's words where they are worth having, else in ours."""
         exchange.tried = failed.leg.tried
         if exchange.left:
-            await self._accounts.settle_client_left(exchange)
+            await self._accounts.settle_client_left(exchange, refused=(failed.status or 0) >= 400)
         elif isinstance(failed.answer, Held) and not out.begun:
             held = failed.answer
             await relay.stream(exchange, held, self._accounts, out, shared_credential=failed.leg.shared)

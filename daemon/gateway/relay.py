@@ -58,8 +58,10 @@ class Outgoing:
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send an answer whose body is at hand."""
-        if not self._exchange.left:
+        """Send an answer whose body is at hand; to a client that waits for a stream already, an error."""
+        if self.begun:
+            await self.deny(Denied(502, "api_error", "the provider answered a streaming request without a stream"))
+        elif not self._exchange.left:
             self.begun = True
             await send_whole(self._send, status, headers, body)
 

@@ -1,32 +1,46 @@
 """Credentials for AWS: from what an operator registered to the headers of one request.
 
 What botocore does may wait on a network or hash megabytes, so all of it runs in threads, but for signing a small body,
-which is quicker than handing it over.
+which is quicker than handing it over. Credentials are fetched in threads of their own: the loop's default ones resolve
+host names, and must not wait for STS.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
+from importlib import import_module
 from typing import Any
+
+import structlog
 
 from daemon.core.credentials import Ambient, ApiKey, AssumeRole, BedrockCredential, IamKeys
 from daemon.upstreams.base import Failure, FailureKind
+from daemon.upstreams.flights import Flights
+
+log = structlog.get_logger()
 
 REFRESH_EARLY = timedelta(minutes=5)
-_AMBIENT_SECONDS = timedelta(seconds=60)
+AMBIENT_SECONDS = timedelta(seconds=60)
+STS_SECONDS = 5.0  # for everything it takes to get credentials
+_RETRY = timedelta(seconds=30)  # when keys could not be renewed and the old ones still work
+_SPARE = timedelta(seconds=10)  # keys that expire sooner are not used for a request any more
 _SIGN_INLINE = 128 * 1024  # bytes; a megabyte takes about a millisecond to hash
-_STS_TIMEOUT = 5.0
+_THREADS = 4
 _SESSION_NAME = "proxyctl"
 Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Temporary:
-    """Keys, and when others have to be asked for."""
+    """Keys, when others have to be asked for, and until when these serve in need."""
 
     keys: IamKeys
     renew_at: datetime
+    good_until: datetime
 
 
 class AwsSigner:
@@ -36,7 +50,8 @@ class AwsSigner:
         self._sts_url = sts_url
         self._now = now
         self._temporary: dict[BedrockCredential, _Temporary] = {}
-        self._locks: dict[BedrockCredential, asyncio.Lock] = {}
+        self._flights: Flights[BedrockCredential, IamKeys | Failure] = Flights()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aws")
 
     async def sign(
         self,
@@ -56,27 +71,33 @@ class AwsSigner:
         if isinstance(keys, Failure):
             return keys
         arguments = (keys, method, url, headers, body, region, service)
-        if len(body) <= _SIGN_INLINE:
+        if len(body) <= _SIGN_INLINE and "botocore.auth" in sys.modules:
             return sign_request(*arguments)
         return await asyncio.to_thread(sign_request, *arguments)
-
-    def forget(self) -> None:
-        """Drop temporary keys: a role may have been changed."""
-        self._temporary.clear()
 
     async def _keys(self, credential: IamKeys | AssumeRole | Ambient, region: str) -> IamKeys | Failure:
         if isinstance(credential, IamKeys):
             return credential
-        async with self._locks.setdefault(credential, asyncio.Lock()):
-            known = self._temporary.get(credential)
-            if known is not None and self._now() < known.renew_at:
-                return known.keys
-            try:
-                fresh = await asyncio.to_thread(self._fetch, credential, region)
-            except Exception as error:  # noqa: BLE001 - botocore raises dozens of classes, all mean: no credential
-                return _unavailable(credential, error)
-            self._temporary[credential] = fresh
-            return fresh.keys
+        known = self._temporary.get(credential)
+        if known is not None and self._now() < known.renew_at:
+            return known.keys
+        return await self._flights.join(credential, partial(self._renewed, credential, region))
+
+    async def _renewed(self, credential: AssumeRole | Ambient, region: str) -> IamKeys | Failure:
+        """Fresh keys; while there are none, those that have not expired yet."""
+        fetch = partial(self._fetch, credential, region)
+        try:
+            async with asyncio.timeout(STS_SECONDS):
+                fresh = await asyncio.get_running_loop().run_in_executor(self._threads, fetch)
+        except Exception as error:  # noqa: BLE001 - botocore raises dozens of classes, all mean: no credential
+            failure = _unavailable(credential, error)
+            log.warning("no AWS credentials", kind=credential.kind, reason=failure.detail)
+            known, now = self._temporary.get(credential), self._now()
+            if known is None or known.good_until <= now:
+                return failure
+            fresh = replace(known, renew_at=min(now + _RETRY, known.good_until))
+        self._temporary[credential] = fresh
+        return fresh.keys
 
     def _fetch(self, credential: AssumeRole | Ambient, region: str) -> _Temporary:
         import boto3
@@ -89,14 +110,23 @@ class AwsSigner:
                 raise LookupError("no credentials in environment, profile or role")
             frozen = found.get_frozen_credentials()
             keys = IamKeys(frozen.access_key, frozen.secret_key, frozen.token)
-            return _Temporary(keys, self._now() + _AMBIENT_SECONDS)
-        config = Config(connect_timeout=_STS_TIMEOUT, read_timeout=_STS_TIMEOUT, retries={"total_max_attempts": 1})
+            until = self._now() + AMBIENT_SECONDS
+            return _Temporary(keys, until, until)
+        config = Config(connect_timeout=STS_SECONDS, read_timeout=STS_SECONDS, retries={"total_max_attempts": 1})
         client = session.client("sts", endpoint_url=self._sts_url, config=config)
         extra = {"ExternalId": credential.external_id} if credential.external_id else {}
         answer = client.assume_role(RoleArn=credential.role_arn, RoleSessionName=_SESSION_NAME, **extra)
         given = answer["Credentials"]
         keys = IamKeys(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
-        return _Temporary(keys, given["Expiration"] - REFRESH_EARLY)
+        return _Temporary(keys, given["Expiration"] - REFRESH_EARLY, given["Expiration"] - _SPARE)
+
+
+async def load_botocore() -> None:
+    """Import what a Bedrock request needs, in a thread: on the loop it would hold up every stream for 200 ms."""
+    names = ("botocore.auth", "botocore.eventstream")
+    if any(name not in sys.modules for name in names):
+        for name in names:
+            await asyncio.to_thread(import_module, name)
 
 
 def sign_request(
@@ -119,5 +149,7 @@ def sign_request(
 def _unavailable(credential: BedrockCredential, error: Exception) -> Failure:
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    if isinstance(error, TimeoutError):
+        code = f"no answer in {STS_SECONDS:g} s"
     reason = code or type(error).__name__
     return Failure(FailureKind.CREDENTIAL, f"no AWS credentials by {credential.kind}: {reason}")

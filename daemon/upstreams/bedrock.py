@@ -1,5 +1,6 @@
 """Amazon Bedrock's runtime: two wires behind one function, answers in the form of the Messages API."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -7,7 +8,7 @@ from urllib.parse import quote
 from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import Route
 from daemon.protocol.bedrock.stream import EventStreamTranslator, SseTranslator, Translator
-from daemon.upstreams.aws import AwsSigner
+from daemon.upstreams.aws import AwsSigner, load_botocore
 from daemon.upstreams.base import Abortable, BodyEnd, Failure, FailureKind, Headers, OutboundRequest, Reply, Upstream
 
 EVENT_STREAM = b"application/vnd.amazon.eventstream"
@@ -45,8 +46,10 @@ class TranslatedReply:
         ] + [(b"content-type", b"text/event-stream; charset=utf-8")]
 
     async def read(self, quiet: float | None = None) -> bytes | BodyEnd:
-        while self._end is None:
-            chunk = await self._inner.read(quiet)
+        clock = asyncio.get_running_loop().time
+        until = None if quiet is None else clock() + quiet
+        while self._end is None:  # bytes that complete no event are silence for the client
+            chunk = await self._inner.read(None if until is None else max(0.0, until - clock()))
             if isinstance(chunk, BodyEnd):
                 events = self.translator.finish()
                 self._end = self._ended(chunk.failure)
@@ -107,6 +110,7 @@ class BedrockUpstream:
     async def _send(
         self, request: BedrockRequest, path: str, headers: list[tuple[bytes, bytes]], line: Abortable
     ) -> Reply | Failure:
+        await load_botocore()
         base = self._base_url(request.region)
         signed = await self._signer.sign(
             request.credential, region=request.region, url=base + path, headers=headers, body=request.body

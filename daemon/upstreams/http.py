@@ -36,6 +36,9 @@ class HttpUpstream:
                 if isinstance(fresh, Failure):
                     return fresh
                 connection = fresh
+            if line.aborted:
+                connection.close()
+                return Failure(FailureKind.ABORTED, "the client has gone")
             answer = await self._exchange(connection, head, request, line)
             if isinstance(answer, Failure) and answer.kind is FailureKind.CUT and _dead_before_sent(connection):
                 connection = None  # the kept connection had died before our last byte: nobody has seen the request

@@ -17,9 +17,9 @@ from daemon.core.identity import make_access_key
 from daemon.core.mapping import load_catalogue
 from daemon.core.pricing import load_sheet
 from daemon.core.record import UsageRecord
-from daemon.gateway.accounts import Accounts
+from daemon.gateway.accounts import Accounts, Drains
 from daemon.gateway.admission import Admission
-from daemon.gateway.bedrock import Bedrock, Drains, ModelMap, OpenKeys
+from daemon.gateway.bedrock import Bedrock, ModelMap, OpenKeys
 from daemon.gateway.bodies import BodyReader
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.endpoints import DataPlane
