@@ -13,9 +13,10 @@ from tests.admin.conftest import Plane, new_key, new_user
 API_KEY = {"auth": "api_key", "api_key": "ABSKc2VjcmV0LW9mLXRoaXMtdGVzdA=="}
 
 
-async def _registered(admin: httpx.AsyncClient, user_id: str, name: str) -> str:
+async def _registered(admin: httpx.AsyncClient, plane: Plane, user_id: str, name: str) -> str:
     key = await new_key(admin, user_id, name=name)
-    for _ in range(2):  # the first is replaced, and has been erased already
+    for _ in range(2):  # the first is replaced, and erased with that
+        plane.clock.forward(seconds=1)
         answer = await admin.post(f"/admin/access-keys/{key['id']}/bedrock-key", json=API_KEY)
         assert answer.status_code == 201, answer.text
     return str(key["id"])
@@ -32,8 +33,8 @@ async def test_with_its_access_key_or_user_a_bedrock_key_goes_and_no_other(
     admin: httpx.AsyncClient, plane: Plane, target: str
 ) -> None:
     mine, other = (await new_user(admin))["id"], (await new_user(admin, name="bob"))["id"]
-    gone = await _registered(admin, mine, "gone")
-    kept = await _registered(admin, other, "kept")
+    gone = await _registered(admin, plane, mine, "gone")
+    kept = await _registered(admin, plane, other, "kept")
     first, last = await _rows(plane, gone)
     plane.clock.forward(minutes=5)
     path = f"/admin/access-keys/{gone}" if target == "access key" else f"/admin/users/{mine}"
@@ -48,7 +49,7 @@ async def test_with_its_access_key_or_user_a_bedrock_key_goes_and_no_other(
 
 
 async def test_a_key_that_is_revoked_twice_keeps_the_time_of_the_first(admin: httpx.AsyncClient, plane: Plane) -> None:
-    key = await _registered(admin, (await new_user(admin))["id"], "laptop")
+    key = await _registered(admin, plane, (await new_user(admin))["id"], "laptop")
     await admin.delete(f"/admin/access-keys/{key}")
     revoked_at = plane.clock()
     plane.clock.forward(minutes=5)
