@@ -3,14 +3,21 @@
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from daemon.simulator.base import Simulator
 
 CLAUDE = Path(__file__).parent / "node_modules" / ".bin" / "claude"
+
+Case = TypeVar("Case")
+
+
+def in_full(cases: Iterable[Case], quick: Iterable[Case]) -> list[Case]:
+    """All cases, or the few that a quick run (E2E_QUICK) has time for."""
+    return list(quick if os.environ.get("E2E_QUICK") else cases)
 
 
 @dataclass
