@@ -34,6 +34,10 @@ _SESSION_NAME = "proxyctl"
 Headers = list[tuple[bytes, bytes]]
 
 
+class _NoneFound(Exception):
+    """The daemon has no AWS credentials of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Temporary:
     """Keys, when others have to be asked for, and until when these serve in need."""
@@ -104,10 +108,10 @@ class AwsSigner:
         from botocore.config import Config
 
         session = boto3.Session(region_name=region)
+        found = session.get_credentials()
+        if found is None:
+            raise _NoneFound
         if isinstance(credential, Ambient):
-            found = session.get_credentials()
-            if found is None:
-                raise LookupError("no credentials in environment, profile or role")
             frozen = found.get_frozen_credentials()
             keys = IamKeys(frozen.access_key, frozen.secret_key, frozen.token)
             until = self._now() + AMBIENT_SECONDS
@@ -149,7 +153,10 @@ def sign_request(
 def _unavailable(credential: BedrockCredential, error: Exception) -> Failure:
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    if isinstance(error, TimeoutError):
-        code = f"no answer in {STS_SECONDS:g} s"
-    reason = code or type(error).__name__
+    if isinstance(error, _NoneFound):
+        reason = "the daemon has none of its own, in environment, profile, container or instance role"
+    elif isinstance(error, TimeoutError):
+        reason = f"no answer in {STS_SECONDS:g} s"
+    else:
+        reason = code or type(error).__name__
     return Failure(FailureKind.CREDENTIAL, f"no AWS credentials by {credential.kind}: {reason}")

@@ -28,6 +28,7 @@ from daemon.gateway.learned import Compatibility, Sessions
 from daemon.gateway.legs import Deadlines
 from daemon.gateway.plan import Plan
 from daemon.gateway.routing import Routing
+from daemon.observability.tasks import Saves
 from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
 from daemon.services.directory import Principal, SealedBedrockKey
@@ -177,6 +178,9 @@ async def plane(
     reset_timeout: float = 1800.0,
     sticky: float = 0.0,
     ceilings: Ceilings = NO_CEILINGS,
+    opening: Callable[[SealedBedrockKey], Awaitable[BedrockCredential]] = open_key,
+    sts_url: str | None = None,
+    drains: int = 64,
 ) -> AsyncIterator[Plane]:
     """A data plane in front of a provider that answers with `answer`, and of Bedrock when `bedrock` answers for it."""
     provider, other = Provider(answer), Provider(bedrock) if bedrock else None
@@ -201,9 +205,11 @@ async def plane(
     async def usage(_: Principal) -> bytes:
         return b'{"limits":[]}'
 
+    saves = Saves()
     routing = Routing(
         Circuits(
             nowhere,  # type: ignore[arg-type]
+            saves,
             policy=Policy(threshold, reset_timeout),
             owner="test",
             now=now,
@@ -211,15 +217,16 @@ async def plane(
             jitter=lambda: 0.0,
             new_id=uuid4,
         ),
-        Compatibility(nowhere, ttl=3600, now=now, new_id=uuid4),  # type: ignore[arg-type]
-        Sessions(nowhere, dwell=sticky, now=now, monotonic=time.monotonic),  # type: ignore[arg-type]
+        Compatibility(nowhere, saves, ttl=3600, now=now, new_id=uuid4),  # type: ignore[arg-type]
+        Sessions(nowhere, saves, dwell=sticky, now=now, monotonic=time.monotonic),  # type: ignore[arg-type]
         ModelMap(CATALOGUE, {}, {}),
+        saves,
     )
     deadlines = Deadlines(first_byte, first_byte, idle)
     plan_upstream = HttpUpstream(provider.url, connect_timeout=1.0)
     bedrock_upstream = BedrockUpstream(
         url=other.url if other else "http://127.0.0.1:9",
-        signer=AwsSigner(sts_url=None, now=now),
+        signer=AwsSigner(sts_url=sts_url, now=now),
         new_upstream=lambda url: HttpUpstream(url, connect_timeout=1.0),
     )
     accounts = Accounts(sink, sheet=lambda: SHEET, now=now, monotonic=time.monotonic)
@@ -237,13 +244,13 @@ async def plane(
         ),
         bedrock=Bedrock(
             bedrock_upstream,
-            keys=OpenKeys(open_key, ttl=300, monotonic=time.monotonic),
+            keys=OpenKeys(opening, ttl=300, monotonic=time.monotonic),
             models=routing.models,
             compatibility=routing.compatibility,
             sessions=routing.sessions,
             deadlines=deadlines,
             ceilings=ceilings,
-            drains=Drains(),
+            drains=Drains(drains),
         ),
         bodies=BodyReader(body_budget),
         usage=usage,
