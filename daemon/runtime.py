@@ -37,7 +37,7 @@ from daemon.gateway.legs import Deadlines
 from daemon.gateway.plan import Plan
 from daemon.gateway.probe import BedrockProbe
 from daemon.gateway.routing import Follower, Routing
-from daemon.observability.tasks import spawn
+from daemon.observability.tasks import Saves, spawn, stop
 from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
 from daemon.secrets_store import Secrets, data_directory, database_url
@@ -115,6 +115,7 @@ class Runtime:
         admission = self._admission(store)
         routing = self._routing(store)
         await routing.load(store)
+        self._stack.push_async_callback(routing.aclose)
         follow = Follower(store, admission.invalidate, routing)
         envelope = build_envelope(
             kms_key_id=settings.kms_key_id,
@@ -144,7 +145,7 @@ class Runtime:
             new_request_id=new_request_id,
         )
         poll = spawn(follow.run(), name="epoch poll")
-        self._stack.callback(poll.cancel)
+        self._stack.push_async_callback(stop, poll)
         self._ready = True
 
     def drain(self) -> None:
@@ -170,8 +171,10 @@ class Runtime:
 
     def _routing(self, store: Store) -> Routing:
         settings = self._settings
+        saves = Saves()
         circuits = Circuits(
             store.write,
+            saves,
             policy=Policy(settings.circuit_failure_threshold, settings.circuit_reset_timeout),
             owner=secrets.token_hex(8),
             now=utc_now,
@@ -179,10 +182,10 @@ class Runtime:
             jitter=random.random,
             new_id=_new_id,
         )
-        compatibility = Compatibility(store.write, ttl=settings.compatibility_ttl, now=utc_now, new_id=_new_id)
-        sessions = Sessions(store.write, dwell=settings.sticky_seconds, now=utc_now, monotonic=time.monotonic)
+        compatibility = Compatibility(store.write, saves, ttl=settings.compatibility_ttl, now=utc_now, new_id=_new_id)
+        sessions = Sessions(store.write, saves, dwell=settings.sticky_seconds, now=utc_now, monotonic=time.monotonic)
         models = ModelMap(load_catalogue(data_file("models.json").read_bytes()), settings.bedrock_model_mapping, {})
-        return Routing(circuits, compatibility, sessions, models)
+        return Routing(circuits, compatibility, sessions, models, saves)
 
     def _bedrock(self, envelope: Envelope, routing: Routing) -> Bedrock:
         settings = self._settings

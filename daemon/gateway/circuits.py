@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.core.circuit import CLOSED, PROBE_SECONDS, Circuit, Policy, State, failed, probing, released, succeeded
 from daemon.core.failure import Verdict
-from daemon.observability.tasks import spawn
+from daemon.observability.tasks import Saves
 from daemon.store import routing
 from daemon.store.engine import OUTAGES
 from daemon.store.epochs import bump
@@ -37,6 +37,7 @@ class Circuits:
     def __init__(
         self,
         write: Write,
+        saves: Saves,
         *,
         policy: Policy,
         owner: str,
@@ -46,6 +47,7 @@ class Circuits:
         new_id: Callable[[], UUID],
     ) -> None:
         self._write = write
+        self._saves = saves
         self._policy = policy
         self._owner = owner
         self._now = now
@@ -110,12 +112,6 @@ class Circuits:
         rows = await routing.load_circuits(connection)
         self._circuits = {(row["scope"], row["scope_id"], row["provider"]): self._from_row(row) for row in rows}
 
-    async def settled(self) -> None:
-        """Wait until every change is in the store."""
-        for lock in list(self._saving.values()):
-            async with lock:
-                pass
-
     def _apply(self, key: CircuitKey, change: Callable[[Circuit], Circuit]) -> None:
         before = self._circuits.get(key, CLOSED)
         after = change(before)
@@ -131,7 +127,7 @@ class Circuits:
                 failure=after.last_failure,
                 seconds=round(after.open_until - self._monotonic()),
             )
-        spawn(self._save(key, change), name="circuit save")
+        self._saves.start(self._save(key, change), name="circuit save")
 
     def _keep(self, key: CircuitKey, circuit: Circuit) -> None:
         if circuit == CLOSED:

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.core.strategy import Provider
-from daemon.observability.tasks import spawn
+from daemon.observability.tasks import Saves
 from daemon.protocol.bedrock.compat import Learned, Rule
 from daemon.store import routing
 from daemon.store.engine import OUTAGES
@@ -41,8 +41,11 @@ class Place:
 class Compatibility:
     """Rules by region and Bedrock model."""
 
-    def __init__(self, write: Write, *, ttl: float, now: Callable[[], datetime], new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self, write: Write, saves: Saves, *, ttl: float, now: Callable[[], datetime], new_id: Callable[[], UUID]
+    ) -> None:
         self._write = write
+        self._saves = saves
         self._ttl = timedelta(seconds=ttl)
         self._now = now
         self._new_id = new_id
@@ -84,7 +87,7 @@ class Compatibility:
         self._cache.pop((region, bedrock_id), None)
         for rule in sorted(fresh, key=lambda rule: (rule.kind, rule.value)):
             log.info("learned", region=region, model=bedrock_id, kind=rule.kind, value=rule.value)
-        spawn(self._save(region, bedrock_id, fresh, reason, end), name="compatibility save")
+        self._saves.start(self._save(region, bedrock_id, fresh, reason, end), name="compatibility save")
 
     async def load(self, connection: AsyncConnection) -> None:
         """Take over what is in the store."""
@@ -124,12 +127,14 @@ class Sessions:
     def __init__(
         self,
         write: Write,
+        saves: Saves,
         *,
         dwell: float,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
         self._write = write
+        self._saves = saves
         self._dwell = dwell
         self._now = now
         self._monotonic = monotonic
@@ -171,7 +176,7 @@ class Sessions:
 
     def _keep(self, access_key_id: UUID, session_id: str, place: Place) -> None:
         self._places[access_key_id, session_id] = place
-        spawn(self._save(access_key_id, session_id, place), name="session save")
+        self._saves.start(self._save(access_key_id, session_id, place), name="session save")
 
     async def _save(self, access_key_id: UUID, session_id: str, place: Place) -> None:
         now = self._now()

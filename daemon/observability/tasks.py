@@ -20,6 +20,31 @@ def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     return task
 
 
+async def stop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait until it has ended: it may be in the middle of something that others take down next."""
+    while not task.done():  # a cancellation can get lost in what the task is waiting for
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
+
+
+class Saves:
+    """Short tasks that nobody waits for, but for the stop: what they write must not be lost with the store."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Start one."""
+        task = spawn(coroutine, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def finished(self) -> None:
+        """Wait for all that are under way."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+
 def _ended(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
