@@ -146,8 +146,11 @@ class PlanLeg:
         return failed
 
     def repair(self, exchange: Exchange, failed: Failed) -> bool:
-        """Only a session that has been elsewhere: its thinking blocks may be another provider's."""
-        if self._place is None:
+        """Only a session that may have been elsewhere: its thinking blocks may be another provider's.
+
+        Not every visit leaves a trace: a single turn does not move a session, and a move is forgotten in time.
+        """
+        if self._place is None and exchange.admitted.principal.bedrock_key is None:
             return False
         healing = healing_for(failed.text, self._healing)
         if healing is None:

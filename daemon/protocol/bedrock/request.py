@@ -51,6 +51,8 @@ _INVOKE_FIELDS = frozenset(
         "cache_control",
     )
 )
+# How the first system block of Claude Code begins: who pays. Anthropic takes the block out before the model reads it.
+_ATTRIBUTION = "x-anthropic-billing-header:"
 _SAMPLING = ("temperature", "top_p", "top_k")
 _CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_", "custom")
 
@@ -91,6 +93,7 @@ def translate(
 ) -> Translated | Untranslatable:
     """Translate a request that `inspect` has accepted. `features` are what is known of the model on Bedrock."""
     document: dict[str, Any] = orjson.loads(body)
+    _attribution(document)
     forced = _forced_tool(document)
     removed = _server_tools(document, learned.values("tool"))
     if forced in removed:
@@ -145,6 +148,17 @@ def apply_ceilings(document: dict[str, Any], ceilings: Ceilings) -> bool:
         thinking["budget_tokens"] = allowed
         changed = True
     return changed
+
+
+def _attribution(document: dict[str, Any]) -> None:
+    """Take out the block that names the request before: no prefix of a conversation would ever be found in a cache."""
+    system = document.get("system")
+    if not isinstance(system, list) or not system or not isinstance(system[0], dict):
+        return
+    if str(system[0].get("text", "")).startswith(_ATTRIBUTION):
+        document["system"] = system[1:]
+        if not document["system"]:
+            del document["system"]
 
 
 def _unknown_fields(document: dict[str, Any], features: Mapping[str, Any], betas: Sequence[str]) -> set[str]:
