@@ -7,6 +7,7 @@ from daemon.simulator.answers import error, events, message, sse
 from daemon.simulator.base import Request, Simulator, broken_off, failure_point, json_answer, odd_answer, parsed
 from daemon.simulator.binding import mismatch
 from daemon.simulator.delivery import Answer, Part
+from daemon.simulator.prompts import without_attribution
 from daemon.simulator.script import Step
 
 MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5")
@@ -62,6 +63,7 @@ class AnthropicSimulator(Simulator):
             return refused(401, "authentication_error", "x-api-key header is required")
         if body is None:
             return refused(400, "invalid_request_error", "The request body is not valid JSON")
+        body = without_attribution(body)
         broken = mismatch(str(body.get("model")), body, request.betas) if self._bound_thinking else None
         if broken is not None:
             return refused(400, "invalid_request_error", broken)

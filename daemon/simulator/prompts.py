@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Mark = dict[str, Any] | None
+_ATTRIBUTION = "x-anthropic-billing-header:"
 
 
 def head_blocks(request: Mapping[str, Any]) -> Iterator[tuple[object, Mark]]:
@@ -41,3 +42,12 @@ def _listed(value: object) -> list[Any]:
     if isinstance(value, list):
         return value
     return [{"type": "text", "text": value}] if isinstance(value, str) else []
+
+
+def without_attribution(request: dict[str, Any]) -> dict[str, Any]:
+    """The prompt as the model reads it at Anthropic: the first system block says who pays, and is taken out."""
+    system = _listed(request.get("system"))
+    first = system[0] if system else None
+    if isinstance(first, dict) and str(first.get("text", "")).startswith(_ATTRIBUTION):
+        return request | {"system": system[1:]}
+    return request

@@ -67,6 +67,18 @@ async def test_the_tool_loop_runs_a_command_reads_a_file_and_ends(
     assert len({entry["message_id"] for entry in simulator.log}) == 3
 
 
+async def test_who_pays_for_a_request_is_no_part_of_its_prompt(
+    simulated: tuple[AnthropicSimulator, httpx.AsyncClient],
+) -> None:
+    simulator, client = simulated
+    prompt = {"type": "text", "text": "You are. " * 500, "cache_control": {"type": "ephemeral"}}
+    for number in range(2):
+        paid = {"type": "text", "text": f"x-anthropic-billing-header: cch={number};"}
+        await client.post("/v1/messages", json={**ASK, "system": [paid, prompt]})
+    first, second = (entry["usage"] for entry in simulator.log)
+    assert second["cache_read_input_tokens"] == first["cache_creation_input_tokens"] > 0
+
+
 async def test_a_tool_loop_may_run_several_commands_that_leave_lines_in_a_file(
     simulated: tuple[AnthropicSimulator, httpx.AsyncClient],
 ) -> None:
