@@ -116,8 +116,7 @@ async def test_thinking_that_bedrock_does_not_recognise_is_left_out_after_one_re
 async def test_a_session_that_was_at_bedrock_for_one_turn_goes_on_with_the_plan(
     tmp_path: Path, failure: Step, settings: dict[str, str]
 ) -> None:
-    bedrock = WatchfulBedrock(selfish=True)
-    async with stage(tmp_path, plan=SelfishPlan({1: failure}), bedrock=bedrock, **settings) as running:
+    async with stage(tmp_path, plan=SelfishPlan({1: failure}), **settings) as running:
         key = await running.daemon.create_key(bedrock=BEDROCK_API_KEY)
         session = await running.work(key, "[[tool-loop]] [[commands:4]]")
         rows = await running.books()
