@@ -20,7 +20,7 @@ from daemon.gateway.answers import NO_RETRY, Denied
 from daemon.gateway.learned import Compatibility, Place, Sessions
 from daemon.gateway.legs import Deadlines, Failed, Whole, no_answer
 from daemon.gateway.relay import Held
-from daemon.protocol.bedrock.compat import Rule, learn
+from daemon.protocol.bedrock.compat import Rule, harder, learn
 from daemon.protocol.bedrock.errors import BedrockError, is_unknown_operation, named_error, read_error
 from daemon.protocol.bedrock.request import Ceilings, Translated, Untranslatable, translate
 from daemon.protocol.bedrock.stream import rewrite_document
@@ -304,7 +304,7 @@ class BedrockLeg:
             principal = exchange.admitted.principal
             self._bedrock.sessions.heal(principal.access_key_id, session_of(exchange), "bedrock", healing)
             return True
-        rules = learn(failed.text, bedrock_id=target.bedrock_id)
+        rules = harder(learn(failed.text, bedrock_id=target.bedrock_id), self._used)
         missing = failed.verdict.kind in ("unknown_operation", "model_unavailable")
         if missing and self._route == "messages" and self._key.route == "auto" and not rules:
             rules = frozenset((Rule("route", "invoke"),))

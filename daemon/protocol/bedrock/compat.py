@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 Kind = Literal["beta", "field", "tool", "thinking", "profile", "route"]
 ANY_BETA = "*"  # an error that names no beta: only those that are known to be taken go out from then on
+NO_BETA = "**"  # that was not enough, and which of them it is nobody says: none goes out from then on
 
 # Source: live tests and price data of gateways, measured in 2026; what changes since is learned.
 _ACCEPTED_BETAS = frozenset(
@@ -140,6 +141,13 @@ def learn(message: str, *, bedrock_id: str) -> frozenset[Rule]:
     return frozenset(rules)
 
 
+def harder(rules: frozenset[Rule], used: frozenset[Rule]) -> frozenset[Rule]:
+    """What is left to try when an error teaches what a request went by already."""
+    if rules and rules <= used and Rule("beta", ANY_BETA) in rules:
+        return frozenset((Rule("beta", NO_BETA),))
+    return rules
+
+
 def translate_betas(betas: Iterable[str], learned: Learned) -> tuple[list[str], set[str]]:
     """Betas for Bedrock in their order, and fields whose beta was left out."""
     rejected = learned.values("beta")
@@ -147,7 +155,7 @@ def translate_betas(betas: Iterable[str], learned: Learned) -> tuple[list[str], 
     orphans: set[str] = set()
     for beta in betas:
         name = _RENAMED_BETAS.get(beta, beta)
-        known_bad = name.startswith(_REJECTED_BETAS) or name in rejected
+        known_bad = name.startswith(_REJECTED_BETAS) or name in rejected or NO_BETA in rejected
         if known_bad or (ANY_BETA in rejected and name not in _ACCEPTED_BETAS):
             orphans |= {field for prefix, fields in PAIRS if name.startswith(prefix) for field in fields}
         elif name not in kept:

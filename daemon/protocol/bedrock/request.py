@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from daemon.core.mapping import Route
-from daemon.protocol.bedrock.compat import Learned, strip, translate_betas, without_partners
+from daemon.protocol.bedrock.compat import NO_BETA, Learned, strip, translate_betas, without_partners
 from daemon.protocol.bedrock.thinking import heal
 
 INVOKE_VERSION = "bedrock-2023-05-31"
@@ -103,7 +103,7 @@ def translate(
     strip(document, fields)
     kept = without_partners(kept, learned.values("field") - orphans)
     if route == "invoke":
-        kept = _fine_grained(document, kept)
+        kept = _fine_grained(document, kept, allowed=NO_BETA not in learned.values("beta"))
     _plain_tools(document)
     _metadata(document)
     _effort(document, features)
@@ -212,13 +212,13 @@ def _plain_tools(document: dict[str, Any]) -> None:
             tool.update({name: value for name, value in inner.items() if name not in tool})
 
 
-def _fine_grained(document: dict[str, Any], betas: list[str]) -> list[str]:
+def _fine_grained(document: dict[str, Any], betas: list[str], *, allowed: bool) -> list[str]:
     """Models that are only on the invoke route know eager tool streaming as a beta, not as a field."""
     eager = False
     for tool in document.get("tools") or ():
         if isinstance(tool, dict) and "eager_input_streaming" in tool:
             eager = bool(tool.pop("eager_input_streaming")) or eager
-    return [*betas, _FINE_GRAINED] if eager and _FINE_GRAINED not in betas else betas
+    return [*betas, _FINE_GRAINED] if eager and allowed and _FINE_GRAINED not in betas else betas
 
 
 def _metadata(document: dict[str, Any]) -> None:
