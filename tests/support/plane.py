@@ -168,6 +168,7 @@ async def plane(
     answer: Handler,
     *,
     bedrock: Handler | None = None,
+    bedrock_url: str | None = None,
     strategy: str = "plan_first",
     route: str = "auto",
     plan_api_key: str | None = PLAN_API_KEY,
@@ -182,7 +183,10 @@ async def plane(
     sts_url: str | None = None,
     drains: int = 64,
 ) -> AsyncIterator[Plane]:
-    """A data plane in front of a provider that answers with `answer`, and of Bedrock when `bedrock` answers for it."""
+    """A data plane in front of a provider that answers with `answer`.
+
+    Where there is a Bedrock, `bedrock` answers for it, or it is at `bedrock_url`.
+    """
     provider, other = Provider(answer), Provider(bedrock) if bedrock else None
     servers = [await _served(provider)] + ([await _served(other)] if other else [])
     sink = ListSink()
@@ -191,7 +195,7 @@ async def plane(
     def now() -> datetime:
         return datetime.now(UTC)
 
-    directory = OneKeyDirectory(strategy, bedrock_key=bedrock is not None, route=route)
+    directory = OneKeyDirectory(strategy, bedrock_key=bool(bedrock or bedrock_url), route=route)
     admission = Admission(
         directory,
         hash_key=lambda raw: raw,
@@ -225,7 +229,7 @@ async def plane(
     deadlines = Deadlines(first_byte, first_byte, idle)
     plan_upstream = HttpUpstream(provider.url, connect_timeout=1.0)
     bedrock_upstream = BedrockUpstream(
-        url=other.url if other else "http://127.0.0.1:9",
+        url=other.url if other else bedrock_url or "http://127.0.0.1:9",
         signer=AwsSigner(sts_url=sts_url, now=now),
         new_upstream=lambda url: HttpUpstream(url, connect_timeout=1.0),
     )
