@@ -5,6 +5,7 @@ import os
 import random
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID
 
-import orjson
 import structlog
 from uuid_utils import uuid7
 
@@ -21,7 +21,7 @@ from daemon.app import Application
 from daemon.core.circuit import Policy
 from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import load_catalogue
-from daemon.core.periods import day_start, period_bounds
+from daemon.core.periods import day_start
 from daemon.core.pricing import PriceSheet, load_sheet
 from daemon.gateway.accounts import Accounts, Drains
 from daemon.gateway.admission import Admission
@@ -32,11 +32,13 @@ from daemon.gateway.endpoints import DataPlane
 from daemon.gateway.exchange import Exchanges
 from daemon.gateway.journal import Journal
 from daemon.gateway.learned import Compatibility, Sessions
+from daemon.gateway.leases import Leases
 from daemon.gateway.ledger import Ledger
 from daemon.gateway.legs import Deadlines
 from daemon.gateway.plan import Plan
 from daemon.gateway.probe import BedrockProbe
 from daemon.gateway.routing import Follower, Routing
+from daemon.gateway.spend import Budgets
 from daemon.observability.tasks import Saves, spawn, stop
 from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
@@ -44,11 +46,14 @@ from daemon.secrets_store import Secrets, data_directory, database_url
 from daemon.security.access_keys import hash_key
 from daemon.security.envelope import Envelope, build_envelope
 from daemon.services.bedrock_keys import Probe, open_credential
-from daemon.services.directory import Directory, Principal, SealedBedrockKey
+from daemon.services.budgets import BudgetDisplay, nano_of
+from daemon.services.directory import Directory, SealedBedrockKey
 from daemon.services.registry import Services, build_services
 from daemon.settings import Settings
-from daemon.store import migrate, usage
+from daemon.store import migrate
+from daemon.store.budgets import forget_counters
 from daemon.store.engine import OUTAGES, Store
+from daemon.store.epochs import note
 from daemon.store.lock import DirectoryLock
 from daemon.upstreams.aws import AwsSigner
 from daemon.upstreams.bedrock import BedrockUpstream
@@ -77,6 +82,7 @@ class Runtime:
         self._keys = keys
         self._stack = AsyncExitStack()
         self._ready = False
+        self._owner = secrets.token_hex(8)  # this replica, in the store
         self.app: Application
         self.services: Services
         self.ledger: Ledger
@@ -108,14 +114,17 @@ class Runtime:
         store = Store.open(url)
         self._stack.push_async_callback(store.aclose)
         sheet = _price_sheet(settings.pricing_file)
+        saves = Saves()
+        budgets = self._budgets(store, saves, lambda: sheet)
+        await _settle_what_counts(store, f"{settings.budget_scope} {settings.budget_timezone}")
         journal = Journal(directory / "journal")
-        self.ledger = Ledger(store, journal, day_of=lambda instant: day_start(instant, settings.zone))
+        self.ledger = Ledger(store, journal, day_of=self._day_of, counts=budgets.counts)
         await self.ledger.start()
         self._stack.push_async_callback(self.ledger.aclose)
+        self._stack.push_async_callback(saves.finished)
         admission = self._admission(store)
-        routing = self._routing(store)
+        routing = self._routing(store, saves)
         await routing.load(store)
-        self._stack.push_async_callback(routing.aclose)
         follow = Follower(store, admission.invalidate, routing)
         envelope = build_envelope(
             kms_key_id=settings.kms_key_id,
@@ -124,28 +133,32 @@ class Runtime:
             local_key=self._keys.local_encryption_key,
         )
         await envelope.prepare()
-        accounts = partial(Accounts, sheet=lambda: sheet, now=utc_now, monotonic=time.monotonic)
+        accounts = partial(
+            Accounts, sheet=lambda: sheet, now=utc_now, monotonic=time.monotonic, on_settled=budgets.learned
+        )
         bedrock = self._bedrock(envelope, routing)
         probe = BedrockProbe(
             Directory(store),
             bedrock,
             routing,
             self.ledger,
+            budgets,
             new_accounts=accounts,
             now=utc_now,
             monotonic=time.monotonic,
             new_request_id=new_request_id,
         )
         self.services = self._build_services(store, sheet, admission, follow, routing, envelope, probe)
-        data_plane = self._data_plane(store, admission, accounts(self.ledger), bedrock, routing)
+        data_plane = self._data_plane(store, admission, accounts(self.ledger), budgets, bedrock, routing)
         self.app = Application(
             data_plane=data_plane,
             control_plane=build_admin_app(self.services, sheet=lambda: sheet, trusted_proxies=settings.trusted_proxies),
             health=Health(lambda: self._ready),
             new_request_id=new_request_id,
         )
-        poll = spawn(follow.run(), name="epoch poll")
-        self._stack.push_async_callback(stop, poll)
+        leases = Leases(store.write, budgets, owner=self._owner, now=utc_now, day_of=self._day_of)
+        for name, task in (("epoch poll", follow.run()), ("leases", leases.run())):
+            self._stack.push_async_callback(stop, spawn(task, name=name))
         self._ready = True
 
     def drain(self) -> None:
@@ -169,14 +182,32 @@ class Runtime:
             outages=OUTAGES,
         )
 
-    def _routing(self, store: Store) -> Routing:
+    def _day_of(self, instant: datetime) -> datetime:
+        return day_start(instant, self._settings.zone)
+
+    def _budgets(self, store: Store, saves: Saves, sheet: Callable[[], PriceSheet]) -> Budgets:
         settings = self._settings
-        saves = Saves()
+        return Budgets(
+            store.write,
+            saves,
+            mode=settings.budget_mode,
+            scope=settings.budget_scope,
+            zone=settings.zone,
+            owner=self._owner,
+            sheet=sheet,
+            now=utc_now,
+            on_store_error=settings.budget_on_store_error,
+            every_intent=settings.ledger_intent == "database",
+            refuse_unpriced=settings.price_unknown == "refuse",
+        )
+
+    def _routing(self, store: Store, saves: Saves) -> Routing:
+        settings = self._settings
         circuits = Circuits(
             store.write,
             saves,
             policy=Policy(settings.circuit_failure_threshold, settings.circuit_reset_timeout),
-            owner=secrets.token_hex(8),
+            owner=self._owner,
             now=utc_now,
             monotonic=time.monotonic,
             jitter=random.random,
@@ -185,7 +216,7 @@ class Runtime:
         compatibility = Compatibility(store.write, saves, ttl=settings.compatibility_ttl, now=utc_now, new_id=_new_id)
         sessions = Sessions(store.write, saves, dwell=settings.sticky_seconds, now=utc_now, monotonic=time.monotonic)
         models = ModelMap(load_catalogue(data_file("models.json").read_bytes()), settings.bedrock_model_mapping, {})
-        return Routing(circuits, compatibility, sessions, models, saves)
+        return Routing(circuits, compatibility, sessions, models)
 
     def _bedrock(self, envelope: Envelope, routing: Routing) -> Bedrock:
         settings = self._settings
@@ -230,6 +261,9 @@ class Runtime:
             admin_username=settings.admin_username,
             admin_password_hash=keys.admin_password_hash,
             zone=settings.zone,
+            budget_mode=settings.budget_mode,
+            budget_scope=settings.budget_scope,
+            budget_default_nano=nano_of(settings.budget_default_usd),
             now=utc_now,
             token_bytes=secrets.token_bytes,
             version=version("claude-code-proxyctl"),
@@ -247,6 +281,8 @@ class Runtime:
                 "plan_api_url": settings.plan_api_url,
                 "plan_api_key_set": settings.plan_api_key is not None,
                 "bedrock_region": settings.bedrock_region,
+                "budget_scope": settings.budget_scope,
+                "budget_mode": settings.budget_mode,
                 "circuits_open": routing.circuits.open(),
                 "ledger_pending": self.ledger.pending,
                 "ledger_failures": self.ledger.failures,
@@ -261,16 +297,15 @@ class Runtime:
         return Ceilings(self._settings.claude_code_max_output_tokens, self._settings.max_thinking_tokens)
 
     def _data_plane(
-        self, store: Store, admission: Admission, accounts: Accounts, bedrock: Bedrock, routing: Routing
+        self,
+        store: Store,
+        admission: Admission,
+        accounts: Accounts,
+        budgets: Budgets,
+        bedrock: Bedrock,
+        routing: Routing,
     ) -> DataPlane:
         settings = self._settings
-
-        async def oauth_usage(principal: Principal) -> bytes:
-            start, end = period_bounds(utc_now(), "monthly", settings.zone)
-            async with store.read() as connection:
-                spent = await usage.spent(connection, user_id=principal.user_id, since=start, until=end)
-            return _oauth_usage_body(spent)
-
         key = settings.plan_api_key
         upstream = HttpUpstream(settings.plan_api_url, connect_timeout=settings.connect_timeout)
         self._stack.push_async_callback(upstream.aclose)
@@ -284,12 +319,20 @@ class Runtime:
         return DataPlane(
             admission=admission,
             accounts=accounts,
-            exchanges=Exchanges(accounts, routing.circuits, routing.sessions),
+            exchanges=Exchanges(accounts, budgets, routing.circuits, routing.sessions),
             sessions=routing.sessions,
             plan=plan,
             bedrock=bedrock,
             bodies=BodyReader(_memory() // _MEMORY_SHARE),
-            usage=oauth_usage,
+            usage=BudgetDisplay(
+                store,
+                enforced=settings.budget_mode != "off",
+                counts=budgets.counts,
+                zone=settings.zone,
+                ttl=settings.budget_cache_ttl,
+                now=utc_now,
+                monotonic=time.monotonic,
+            ).usage_document,
             now=utc_now,
             monotonic=time.monotonic,
             new_request_id=new_request_id,
@@ -319,20 +362,12 @@ def _new_id() -> UUID:
     return UUID(bytes=uuid7().bytes)
 
 
-def _oauth_usage_body(spent_nano: int) -> bytes:
-    """What Claude Code shows under `/usage`, for a user without a budget. Amounts are cents."""
-    return orjson.dumps(
-        {
-            "extra_usage": {
-                "is_enabled": True,
-                "monthly_limit": None,
-                "used_credits": round(spent_nano / 10_000_000, 2),
-                "utilization": None,
-                "currency": "USD",
-            },
-            "limits": [],
-        }
-    )
+async def _settle_what_counts(store: Store, rule: str) -> None:
+    """Counters of another scope or zone count something else: they are made again from the ledger when needed."""
+    async with store.write() as connection:
+        before = await note(connection, "budget", rule, utc_now())
+        if before not in (None, rule):
+            await forget_counters(connection)
 
 
 def _memory() -> int:

@@ -222,6 +222,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("budget_default_usd")
+    @classmethod
+    def _dollars(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value):
+            raise ValueError("expected dollars such as 50 or 12.50")
+        return value
+
     @field_validator("bedrock_region")
     @classmethod
     def _known_region(cls, value: str) -> str:

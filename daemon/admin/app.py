@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from daemon.admin import access_keys, auth, bedrock_keys, circuits, compatibility, models, system, usage, users
+from daemon.admin import access_keys, auth, bedrock_keys, budgets, circuits, compatibility, models, system, usage, users
 from daemon.admin.answers import on_http_error, on_invalid
 from daemon.admin.edge import Edge, Guard
 from daemon.core.pricing import PriceSheet
@@ -42,6 +42,6 @@ def openapi_document() -> dict[str, Any]:
 
 def _routes() -> FastAPI:
     app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for module in (auth, users, access_keys, bedrock_keys, models, circuits, compatibility, usage, system):
+    for module in (auth, users, access_keys, budgets, bedrock_keys, models, circuits, compatibility, usage, system):
         app.include_router(module.router)
     return app

@@ -33,6 +33,9 @@ class Budget:
     period: Period
 
 
+NO_BUDGET = Budget(None, "monthly")
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetState:
     """A budget and how much of it is gone. `reserved_nano` belongs to requests that are under way."""

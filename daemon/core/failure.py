@@ -63,6 +63,7 @@ TABLE: Mapping[str, Rule] = {
     "model_unavailable": Rule(Subject.MODEL, True, "nothing"),  # not mapped, not enabled, not in this region
     "unknown_operation": Rule(Subject.MODEL, True, "nothing"),
     "unsupported": Rule(Subject.REQUEST, True, "nothing"),  # one provider lacks what the other has
+    "budget_exceeded": Rule(Subject.REQUEST, True, "nothing"),  # a provider that does not count may still serve
     "request_rejected": Rule(Subject.REQUEST, False, "nothing"),
 }
 _SHARED_COUNTS = ("rate_limited", "spend_limit")

@@ -19,6 +19,8 @@ class Ended(StrEnum):
     UPSTREAM_CUT = "upstream_cut"  # the provider stopped in the middle of an answer
     CLIENT_LEFT = "client_left"  # the client closed the connection first
     ERROR = "error"  # the provider answered with an error, or could not be reached
+    BUDGET = "budget"  # the budget was used up in the middle of an answer
+    ORPHANED = "orphaned"  # the replica that served it is gone; what is known of it is on the books
 
 
 @dataclass(frozen=True, slots=True)

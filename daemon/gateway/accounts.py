@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from daemon.core.pricing import PriceSheet, price
 from daemon.core.record import Attempt, Cost, Ended, UsageRecord
@@ -13,6 +13,12 @@ from daemon.gateway.admission import Admitted
 from daemon.protocol.anthropic.meter import UsageMeter
 from daemon.protocol.anthropic.request import MessageFacts
 from daemon.upstreams.base import Abortable
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from daemon.gateway.spend import Reservation
 
 CLIENT_LEFT_STATUS = 499  # nginx's number for it; never sent, only kept
 _BYTES_PER_TOKEN = 4
@@ -69,6 +75,9 @@ class Exchange:
     fallback_reason: str | None = None
     first_byte_ms: int | None = None
     upstream_request_id: str | None = None
+    reservation: "Reservation | None" = None
+    budget_headers: tuple[tuple[bytes, bytes], ...] = ()
+    intended: bool = False  # noted, in the journal or the store, before it went out
     drains: Drains | None = None  # set while an answer is worth reading to its end without its client
     drained: Drains | None = None
     left: bool = False
@@ -93,6 +102,10 @@ class RecordSink(Protocol):
 
     async def settle(self, record: UsageRecord) -> None: ...
 
+    def intend(self, record: UsageRecord) -> None:
+        """Note a request that is about to go out, or how far it is: if no more comes, this is its record."""
+        ...
+
 
 class Accounts:
     """Turns the end of an exchange into one usage record, priced by the model that served."""
@@ -104,8 +117,10 @@ class Accounts:
         sheet: Callable[[], PriceSheet],
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        on_settled: Callable[[UsageRecord], None] = lambda record: None,
     ) -> None:
         self._sink = sink
+        self._on_settled = on_settled
         self._sheet = sheet
         self._now = now
         self._monotonic = monotonic
@@ -156,6 +171,21 @@ class Accounts:
         self.end_attempt(exchange, None, "client_left")
         await self._settle(exchange, tokens, Ended.CLIENT_LEFT, status=CLIENT_LEFT_STATUS, estimated=dispatched)
 
+    def so_far(self, exchange: Exchange, meter: UsageMeter | None = None) -> UsageRecord:
+        """The record that stands in for an exchange, should this replica die now."""
+        tokens = _at_least(
+            meter.tokens if meter else TokenCounts(), exchange.body_bytes, meter.text_bytes if meter else 0
+        )
+        return self._record(exchange, tokens, Ended.ORPHANED, status=0, estimated=True, meter=meter)
+
+    def checkpoint(self, exchange: Exchange, meter: UsageMeter | None = None) -> None:
+        """Note how far an exchange is.
+
+        Raises:
+            LedgerUnavailable: nothing can be noted anywhere.
+        """
+        self._sink.intend(self.so_far(exchange, meter))
+
     async def _settle(
         self,
         exchange: Exchange,
@@ -167,6 +197,23 @@ class Accounts:
         meter: UsageMeter | None = None,
         error_type: str | None = None,
     ) -> None:
+        record = self._record(
+            exchange, tokens, ended, status=status, estimated=estimated, meter=meter, error_type=error_type
+        )
+        self._on_settled(record)
+        await self._sink.settle(record)
+
+    def _record(
+        self,
+        exchange: Exchange,
+        tokens: TokenCounts,
+        ended: Ended,
+        *,
+        status: int,
+        estimated: bool = False,
+        meter: UsageMeter | None = None,
+        error_type: str | None = None,
+    ) -> UsageRecord:
         tried = exchange.tried
         sheet = self._sheet()
         model = (meter.model if meter else None) or tried.price_model or exchange.facts.model
@@ -186,36 +233,34 @@ class Accounts:
         principal = exchange.admitted.principal
         hints = _hints(exchange.headers)
         upstream_id = exchange.upstream_request_id
-        await self._sink.settle(
-            UsageRecord(
-                request_id=exchange.request_id,
-                user_id=principal.user_id,
-                access_key_id=principal.access_key_id,
-                provider=tried.provider,
-                model_requested=exchange.facts.model,
-                model_served=model[:_TEXT_LIMIT],
-                stream=exchange.facts.stream,
-                status=status,
-                ended=ended,
-                estimated=estimated or (priced is not None and priced.estimated),
-                suspect=meter.suspect if meter else False,
-                tokens=tokens,
-                cost=priced.cost if priced else Cost(),
-                price=priced.snapshot if priced else None,
-                attempts=tuple(exchange.attempts),
-                admitted_at=exchange.admitted_at,
-                finished_at=self._now(),
-                duration_ms=self.elapsed_ms(exchange),
-                first_byte_ms=exchange.first_byte_ms,
-                fallback_reason=exchange.fallback_reason,
-                error_type=error_type,
-                upstream_request_id=upstream_id[:_ID_LIMIT] if upstream_id else None,
-                session_id=session_of(exchange),
-                agent_id=hints.get(b"x-claude-code-agent-id"),
-                parent_agent_id=hints.get(b"x-claude-code-parent-agent-id"),
-                request_class=hints.get(b"x-claude-code-request-class", "")[:_CLASS_LIMIT] or None,
-                prompt_id=hints.get(b"x-claude-code-prompt-id"),
-            )
+        return UsageRecord(
+            request_id=exchange.request_id,
+            user_id=principal.user_id,
+            access_key_id=principal.access_key_id,
+            provider=tried.provider,
+            model_requested=exchange.facts.model,
+            model_served=model[:_TEXT_LIMIT],
+            stream=exchange.facts.stream,
+            status=status,
+            ended=ended,
+            estimated=estimated or (priced is not None and priced.estimated),
+            suspect=meter.suspect if meter else False,
+            tokens=tokens,
+            cost=priced.cost if priced else Cost(),
+            price=priced.snapshot if priced else None,
+            attempts=tuple(exchange.attempts),
+            admitted_at=exchange.admitted_at,
+            finished_at=self._now(),
+            duration_ms=self.elapsed_ms(exchange),
+            first_byte_ms=exchange.first_byte_ms,
+            fallback_reason=exchange.fallback_reason,
+            error_type=error_type,
+            upstream_request_id=upstream_id[:_ID_LIMIT] if upstream_id else None,
+            session_id=session_of(exchange),
+            agent_id=hints.get(b"x-claude-code-agent-id"),
+            parent_agent_id=hints.get(b"x-claude-code-parent-agent-id"),
+            request_class=hints.get(b"x-claude-code-request-class", "")[:_CLASS_LIMIT] or None,
+            prompt_id=hints.get(b"x-claude-code-prompt-id"),
         )
 
 

@@ -219,7 +219,7 @@ class BedrockLeg:
     ) -> None:
         self._bedrock = bedrock
         self._model = exchange.facts.model
-        self._body = body
+        self.body = body
         self._key = key
         self._healing = place.healing if place else None
         self._betas = _betas(exchange)
@@ -323,8 +323,8 @@ class BedrockLeg:
         return Tried("bedrock", self._route, target.bedrock_id, target.model, target.price_region)
 
     async def _translated(self, target: Target) -> Translated | Untranslatable:
-        arguments = (self._body, target, self._route, self._key, self._betas, self._healing)
-        if len(self._body) <= _TRANSLATE_INLINE:
+        arguments = (self.body, target, self._route, self._key, self._betas, self._healing)
+        if len(self.body) <= _TRANSLATE_INLINE:
             return self._bedrock.translated(*arguments)
         return await asyncio.to_thread(self._bedrock.translated, *arguments)
 

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import structlog
 
-from daemon.core.failure import Subject, of_transport
+from daemon.core.failure import Subject, of_transport, verdict
 from daemon.gateway import relay
 from daemon.gateway.accounts import Accounts, Exchange, session_of
+from daemon.gateway.answers import Denied
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.learned import Sessions
 from daemon.gateway.legs import Failed, Leg, Whole, no_answer
 from daemon.gateway.relay import Held, Outgoing
+from daemon.gateway.spend import Budgets
 from daemon.protocol.asgi import Send
 from daemon.upstreams.base import Failure, FailureKind, Reply
 
@@ -27,8 +29,9 @@ _MOVES_SESSIONS = (Subject.PROVIDER, Subject.CLIENT_CREDENTIAL, Subject.OUR_CRED
 class Exchanges:
     """Runs exchanges over their legs."""
 
-    def __init__(self, accounts: Accounts, circuits: Circuits, sessions: Sessions) -> None:
+    def __init__(self, accounts: Accounts, budgets: Budgets, circuits: Circuits, sessions: Sessions) -> None:
         self._accounts = accounts
+        self._budgets = budgets
         self._circuits = circuits
         self._sessions = sessions
 
@@ -90,6 +93,9 @@ class Exchanges:
         return failed
 
     async def _attempt(self, exchange: Exchange, leg: Leg, out: Outgoing, *, hold: bool, moved: bool) -> Failed | None:
+        denied = await self._noted(exchange, leg)
+        if denied is not None:
+            return Failed(leg, verdict("budget_exceeded"), denied)
         reply = await leg.open(exchange)
         if isinstance(reply, Failed):
             return reply
@@ -127,9 +133,21 @@ class Exchanges:
             self._circuits.release(leg.circuits)
         else:
             self._served(exchange, leg, moved=moved)
-        failure = await relay.stream(exchange, reply, self._accounts, out, shared_credential=leg.shared)
+        failure = await relay.stream(
+            exchange, reply, self._accounts, out, shared_credential=leg.shared, budgets=self._budgets
+        )
         if failure is not None:
             self._circuits.failed(leg.circuits, of_transport(failure.kind.value, shared_credential=leg.shared))
+        return None
+
+    async def _noted(self, exchange: Exchange, leg: Leg) -> Denied | None:
+        """Reserve what the request may cost, and note it: nothing goes out that is not on the books somewhere."""
+        outcome = await self._budgets.before(exchange, leg.tried, leg.body, self._accounts.so_far(exchange))
+        if isinstance(outcome, Denied):
+            return outcome
+        if not outcome and not exchange.intended:
+            self._accounts.checkpoint(exchange)
+        exchange.intended = True
         return None
 
     def _served(self, exchange: Exchange, leg: Leg, *, moved: bool) -> None:
@@ -151,7 +169,8 @@ class Exchanges:
             await self._accounts.settle_client_left(exchange, refused=(failed.status or 0) >= 400)
         elif isinstance(failed.answer, Held) and not out.begun:
             held = failed.answer
-            await relay.stream(exchange, held, self._accounts, out, shared_credential=failed.leg.shared)
+            shared = failed.leg.shared
+            await relay.stream(exchange, held, self._accounts, out, shared_credential=shared, budgets=self._budgets)
         elif isinstance(failed.answer, Whole) and not out.begun:
             answer = failed.answer
             shared = failed.leg.shared

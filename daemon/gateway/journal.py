@@ -72,11 +72,14 @@ class Journal:
         self._size += len(frame)
         return self.path
 
-    def read_old(self) -> Iterator[Segment]:
+    def old(self) -> list[Path]:
         """The segments that are not being written, oldest first."""
-        for path in _segments(self._directory):
-            if path != self.path:
-                yield read_segment(path)
+        return [path for path in _segments(self._directory) if path != self.path]
+
+    def read_old(self) -> Iterator[Segment]:
+        """What is in them, one at a time."""
+        for path in self.old():
+            yield read_segment(path)
 
     def discard(self, path: Path) -> None:
         """Delete a segment whose records are all in the store; the one being written is closed first."""

@@ -18,6 +18,8 @@ log = structlog.get_logger()
 
 BATCH = 100  # rows a transaction: more would hold the loop for longer than 20 ms
 GATHER_SECONDS = 0.15  # records of that long are one transaction: its statements cost more than its rows
+UNJOURNALED = 10_000  # records that wait in memory alone, when neither disk nor store takes them
+_INTENT = b"?"
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 10.0
 
 
@@ -26,13 +28,13 @@ class LedgerUnavailable(Exception):
 
 
 class _Pending:
-    """A record on its way to the store, and the journal segment that keeps it until then."""
+    """A record on its way to the store, and the journal segments that keep it, and its intent, until then."""
 
-    __slots__ = ("committed", "record", "segment")
+    __slots__ = ("committed", "record", "segments")
 
-    def __init__(self, record: UsageRecord, segment: Path | None) -> None:
+    def __init__(self, record: UsageRecord, *segments: Path) -> None:
         self.record = record
-        self.segment = segment
+        self.segments = segments
         self.committed: asyncio.Future[None] | None = None
 
 
@@ -45,20 +47,24 @@ class Ledger:
         journal: Journal,
         *,
         day_of: Callable[[datetime], datetime],
+        counts: Callable[[str], bool] = lambda provider: True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         unjournaled_seconds: float = 5.0,
     ) -> None:
         self._store = store
         self._journal = journal
         self._day_of = day_of
+        self._counts = counts
         self._sleep = sleep
         self._unjournaled_seconds = unjournaled_seconds
         self._queue: deque[_Pending] = deque()
-        self._held: dict[Path, int] = {}  # records per segment that are not in the store yet
+        self._held: dict[Path, int] = {}  # records and intents per segment that are not in the store yet
+        self._intended: dict[str, Path] = {}  # where the last intent of a running request is
         self._arrived = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
         self._writer: asyncio.Task[None] | None = None
+        self._store_fails = False
         self.written = 0
         self.failures = 0
 
@@ -68,23 +74,53 @@ class Ledger:
         return len(self._queue)
 
     async def start(self) -> None:
-        """Replay the journal into the queue and start writing. With the store away, replaying goes on behind."""
+        """Replay the journal into the queue and start writing. With the store away, replaying goes on behind.
+
+        A request whose process ended before its record was written is on the books as far as its intent knows it.
+        """
+        intents: dict[str, tuple[UsageRecord, Path]] = {}
         for segment in self._journal.read_old():
             for damage in segment.damage:
                 log.error("journal damaged", segment=segment.path.name, offset=damage.offset, bytes=len(damage.data))
                 self._journal.set_aside(segment.path, damage)
             for number, payload in enumerate(segment.payloads):
                 try:
-                    self._enqueue(_Pending(decode(payload), segment.path))
+                    record = decode(payload.removeprefix(_INTENT))
                 except ValueError as error:
                     log.error("journal record unreadable", segment=segment.path.name, reason=str(error))
                     self._journal.reject(f"{segment.path.stem}-{number}", payload)
-            if segment.path not in self._held:
-                self._journal.discard(segment.path)
+                    continue
+                if payload.startswith(_INTENT):
+                    intents[record.request_id] = (record, segment.path)
+                else:
+                    intents.pop(record.request_id, None)
+                    self._enqueue(_Pending(record, self._hold(segment.path)))
+        for record, path in intents.values():
+            self._enqueue(_Pending(record, self._hold(path)))
+        for path in self._journal.old():
+            if path not in self._held:
+                self._journal.discard(path)
         replayed = self.pending
         self._writer = spawn(self._write(), name="ledger writer")
         if replayed:
-            log.info("journal replayed", records=replayed)
+            log.info("journal replayed", records=replayed, unfinished=len(intents))
+
+    def intend(self, record: UsageRecord) -> None:
+        """Note a request before it goes out, or how far it is: its record, should no other come.
+
+        Raises:
+            LedgerUnavailable: neither the journal nor the store takes anything now.
+        """
+        try:
+            segment = self._hold(self._journal.append(_INTENT + encode(record)))
+        except JournalError as error:
+            if self._store_fails:
+                raise LedgerUnavailable from error
+            return
+        earlier = self._intended.get(record.request_id)
+        self._intended[record.request_id] = segment
+        if earlier is not None:
+            self._release(earlier)
 
     async def settle(self, record: UsageRecord) -> None:
         """Make a record durable. Does not wait for the store, unless the journal cannot be written.
@@ -92,11 +128,13 @@ class Ledger:
         Raises:
             LedgerUnavailable: it is durable nowhere.
         """
+        intent = self._intended.pop(record.request_id, None)
+        kept = (intent,) if intent is not None else ()
         try:
-            self._enqueue(_Pending(record, self._journal.append(encode(record))))
+            self._enqueue(_Pending(record, self._hold(self._journal.append(encode(record))), *kept))
         except JournalError as error:
             log.error("journal write failed", reason=str(error))
-            await self._settle_in_store(record)
+            await self._settle_in_store(_Pending(record, *kept))
 
     async def flush(self) -> None:
         """Wait until everything settled so far is in the store."""
@@ -114,8 +152,9 @@ class Ledger:
             await asyncio.wait([self._writer])
         self._journal.close()
 
-    async def _settle_in_store(self, record: UsageRecord) -> None:
-        pending = _Pending(record, None)
+    async def _settle_in_store(self, pending: _Pending) -> None:
+        if self._store_fails and self.pending >= UNJOURNALED:
+            raise LedgerUnavailable
         pending.committed = asyncio.get_running_loop().create_future()
         self._enqueue(pending)
         try:
@@ -125,11 +164,21 @@ class Ledger:
             raise LedgerUnavailable from error
 
     def _enqueue(self, pending: _Pending) -> None:
-        if pending.segment is not None:
-            self._held[pending.segment] = self._held.get(pending.segment, 0) + 1
         self._queue.append(pending)
         self._drained.clear()
         self._arrived.set()
+
+    def _hold(self, segment: Path) -> Path:
+        self._held[segment] = self._held.get(segment, 0) + 1
+        return segment
+
+    def _release(self, segment: Path) -> None:
+        """Forget a segment when nothing in it is needed; the one being written stays while more may follow."""
+        self._held[segment] -= 1
+        if not self._held[segment]:
+            del self._held[segment]
+            if segment != self._journal.path or not self._queue:
+                self._journal.discard(segment)
 
     async def _write(self) -> None:
         backoff = FIRST_BACKOFF
@@ -142,11 +191,13 @@ class Ledger:
                 await self._append_batch(batch)
             except OUTAGES as error:
                 self.failures += 1
+                self._store_fails = True
                 log.warning("ledger write failed", reason=type(error).__name__, pending=self.pending, retry_in=backoff)
                 await self._sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
             else:
                 backoff = FIRST_BACKOFF
+                self._store_fails = False
 
     async def _append_batch(self, batch: list[_Pending]) -> None:
         """Bring a batch into the store, or set aside what the store refuses.
@@ -165,7 +216,7 @@ class Ledger:
 
     async def _append(self, records: list[UsageRecord]) -> None:
         async with self._store.write() as connection:
-            self.written += await usage.append(connection, records, day_of=self._day_of)
+            self.written += await usage.append(connection, records, day_of=self._day_of, counts=self._counts)
 
     async def _append_one_by_one(self, batch: list[_Pending]) -> None:
         """The store refused the batch: find the record it refuses, keep that one for a person, let the others in."""
@@ -186,8 +237,8 @@ class Ledger:
             self._journal.reject(request_id, encode(pending.record))
         except OSError as full:
             log.error("usage record not set aside", request_id=request_id, reason=str(full))
-            if pending.segment is not None:  # its segment is kept: the next start tries again
-                self._held[pending.segment] += 1
+            if pending.segments:  # its segment is kept: the next start tries again
+                self._hold(pending.segments[0])
             elif pending.committed is not None and not pending.committed.done():
                 pending.committed.set_exception(LedgerUnavailable())
 
@@ -196,12 +247,8 @@ class Ledger:
             self._queue.popleft()
             if pending.committed is not None and not pending.committed.done():
                 pending.committed.set_result(None)
-            if pending.segment is not None:
-                self._held[pending.segment] -= 1
-                if not self._held[pending.segment]:
-                    del self._held[pending.segment]
-                    if pending.segment != self._journal.path or not self._queue:
-                        self._journal.discard(pending.segment)
+            for segment in pending.segments:
+                self._release(segment)
         if not self._queue:
             self._arrived.clear()
             self._drained.set()

@@ -61,6 +61,11 @@ class Leg(Protocol):
         ...
 
     @property
+    def body(self) -> bytes:
+        """The client's request."""
+        ...
+
+    @property
     def circuits(self) -> Sequence[CircuitKey]: ...
 
     @property

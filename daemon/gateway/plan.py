@@ -94,7 +94,7 @@ class PlanLeg:
         self._plan = plan
         self._scope = scope
         self._path = path
-        self._body = body
+        self.body = body
         self._place = place
         self._healing = place.healing if place else None
         self._access_key = exchange.admitted.access_key
@@ -103,7 +103,7 @@ class PlanLeg:
         self.circuits: tuple[CircuitKey, ...] = (own, ("credential", "plan", "plan")) if self.shared else (own,)
 
     async def open(self, exchange: Exchange) -> Reply | Failure | Failed:
-        body, betas = self._healed(cap(self._body, self._plan.ceilings))
+        body, betas = self._healed(cap(self.body, self._plan.ceilings))
         deadlines = self._plan.deadlines
         timeout = deadlines.first_byte if exchange.facts.stream else deadlines.whole_answer
         request = self._plan.request(self._scope, self._path, self._access_key, body, timeout, betas=betas)

@@ -14,6 +14,7 @@ from daemon.gateway.bedrock import Bedrock
 from daemon.gateway.exchange import Exchanges
 from daemon.gateway.plan import error_of
 from daemon.gateway.routing import Routing
+from daemon.gateway.spend import Budgets
 from daemon.protocol.anthropic.request import MessageFacts
 from daemon.protocol.asgi import Message
 from daemon.services.bedrock_keys import ProbeResult
@@ -33,6 +34,7 @@ class BedrockProbe:
         bedrock: Bedrock,
         routing: Routing,
         sink: RecordSink,
+        budgets: Budgets,
         *,
         new_accounts: Callable[[RecordSink], Accounts],
         now: Callable[[], datetime],
@@ -43,6 +45,7 @@ class BedrockProbe:
         self._bedrock = bedrock
         self._routing = routing
         self._sink = sink
+        self._budgets = budgets
         self._new_accounts = new_accounts
         self._now = now
         self._monotonic = monotonic
@@ -69,7 +72,7 @@ class BedrockProbe:
         )
         leg = self._bedrock.leg(exchange, _BODY, principal.bedrock_key, None)
         answer = _Answer()
-        exchanges = Exchanges(self._new_accounts(books), self._routing.circuits, self._routing.sessions)
+        exchanges = Exchanges(self._new_accounts(books), self._budgets, self._routing.circuits, self._routing.sessions)
         await exchanges.run(exchange, [leg], answer, sticky=False)
         record = books.record
         assert record is not None
@@ -98,6 +101,9 @@ class _Books:
     async def settle(self, record: UsageRecord) -> None:
         self.record = record
         await self._sink.settle(record)
+
+    def intend(self, record: UsageRecord) -> None:
+        self._sink.intend(record)
 
 
 class _Answer:

@@ -5,7 +5,10 @@ that what happens to the provider's stream, and to the usage, is decided here an
 Sending waits for a slow client, which stops the reading, which pushes back on the provider: memory stays bounded.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from daemon.core.record import Ended
 from daemon.gateway.accounts import Accounts, Exchange
@@ -18,11 +21,16 @@ from daemon.protocol.bedrock.stream import Translator
 from daemon.protocol.headers import response_headers
 from daemon.upstreams.base import BodyEnd, Failure, FailureKind, Headers, Reply
 
+if TYPE_CHECKING:
+    from daemon.gateway.spend import Budgets
+
 WHOLE_LIMIT = 64 * 1024 * 1024
 HOLD_LIMIT = 256 * 1024
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 PING_SECONDS = 15.0  # silence after which the client hears from us: load balancers and clients give up on silence
 DRAIN_SECONDS, DRAIN_BYTES = 600.0, 64 * 1024 * 1024
+CHECKPOINT_MS, CHECKPOINT_TOKENS = 5_000, 2_000
+OVER_BUDGET = Denied(429, "billing_error", "Your budget was used up in the middle of this answer.")
 UNRECORDED = Denied(529, "overloaded_error", "usage cannot be recorded right now, try again shortly")
 OWN_CREDENTIAL = Denied(
     502, "api_error", "the provider refused the gateway's own credential; an operator has to replace it"
@@ -112,7 +120,9 @@ def head(reply: Reply, exchange: Exchange, *, shared_credential: bool) -> list[t
     if exchange.tried.provider == "bedrock":  # AWS's own headers mean nothing to the client
         headers = [(b"content-type", header(reply, b"content-type"))]
     else:
-        headers = response_headers(reply.headers, shared_credential=shared_credential)
+        ours = shared_credential or bool(exchange.budget_headers)  # the client understands one budget at a time
+        headers = response_headers(reply.headers, shared_credential=ours)
+    headers.extend(exchange.budget_headers)
     headers.append((b"request-id", exchange.request_id.encode()))
     if exchange.upstream_request_id:
         headers.append((b"x-proxy-upstream-request-id", exchange.upstream_request_id.encode("latin-1")))
@@ -167,7 +177,13 @@ async def hold(exchange: Exchange, reply: Reply, accounts: Accounts, out: Outgoi
 
 
 async def stream(
-    exchange: Exchange, reply: Reply, accounts: Accounts, out: Outgoing, *, shared_credential: bool
+    exchange: Exchange,
+    reply: Reply,
+    accounts: Accounts,
+    out: Outgoing,
+    *,
+    shared_credential: bool,
+    budgets: "Budgets",
 ) -> Failure | None:
     """Relay an event stream as it arrives; the usage record is durable before the client gets `message_stop`.
 
@@ -176,6 +192,7 @@ async def stream(
     meter = UsageMeter(stream=True)
     settled = False
     drain = _Drain(exchange, accounts)
+    checkpoints = _Checkpoints(exchange, accounts)
 
     async def settle(ended: Ended, failure: Failure | None = None) -> None:
         nonlocal settled
@@ -204,8 +221,18 @@ async def stream(
                 meter.feed(chunk)
                 if meter.stopped and not settled:
                     await settle(Ended.CLIENT_LEFT if exchange.left else Ended.FINISHED)
+                elif not settled:
+                    checkpoints.pass_by(meter)
+                    if not await budgets.grow(exchange, meter, partial(accounts.so_far, exchange, meter)):
+                        await settle(Ended.BUDGET)
+                        over = error_event(OVER_BUDGET.type, OVER_BUDGET.message, exchange.request_id)
+                        last = over if meter.at_boundary else b"\n" + over
             await out.write(chunk)
+            if last:
+                reply.close()
+                break
         if not settled:
+            assert isinstance(chunk, BodyEnd)
             meter.finish()
             ended, last = _unfinished(exchange, reply, chunk.failure, meter, opaque=opaque)
             failure = (chunk.failure or _CUT) if ended is Ended.UPSTREAM_CUT else None
@@ -215,6 +242,28 @@ async def stream(
         last = error_event(UNRECORDED.type, UNRECORDED.message, exchange.request_id)
     await out.finish(last)
     return failure
+
+
+class _Checkpoints:
+    """Notes how far an answer is, once its prompt has been counted and now and then after that."""
+
+    def __init__(self, exchange: Exchange, accounts: Accounts) -> None:
+        self._exchange = exchange
+        self._accounts = accounts
+        self._next_ms = 0
+        self._next_output = 0
+
+    def pass_by(self, meter: UsageMeter) -> None:
+        """Note it when enough has happened."""
+        if not meter.prompt_known:
+            return
+        now = self._accounts.elapsed_ms(self._exchange)
+        if now < self._next_ms and meter.output_seen < self._next_output:
+            return
+        self._next_ms = now + CHECKPOINT_MS
+        self._next_output = meter.output_seen + CHECKPOINT_TOKENS
+        with suppress(LedgerUnavailable):  # the record itself will say so
+            self._accounts.checkpoint(self._exchange, meter)
 
 
 class _Drain:

@@ -10,7 +10,6 @@ import structlog
 from daemon.gateway.bedrock import ModelMap
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.learned import Compatibility, Sessions
-from daemon.observability.tasks import Saves
 from daemon.store.engine import OUTAGES, Store
 from daemon.store.epochs import read_all
 from daemon.store.routing import load_mappings
@@ -28,11 +27,6 @@ class Routing:
     compatibility: Compatibility
     sessions: Sessions
     models: ModelMap
-    saves: Saves
-
-    async def aclose(self) -> None:
-        """Wait until everything that was learned is in the store."""
-        await self.saves.finished()
 
     async def load(self, store: Store) -> None:
         """Take over everything that is in the store."""

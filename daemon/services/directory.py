@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Select, and_, or_, select
 
+from daemon.core.budget import NO_BUDGET, Budget
 from daemon.store.engine import Store
 from daemon.store.filters import live
 from daemon.store.tables import access_keys, bedrock_keys, users
@@ -35,6 +36,7 @@ class Principal:
     strategy: str
     valid_until: datetime | None
     bedrock_key: SealedBedrockKey | None = None
+    budget: Budget = NO_BUDGET
 
 
 class _KeyRow(Protocol):
@@ -86,6 +88,8 @@ def _principals() -> Select[Any]:
             users.c.id.label("user_id"),
             users.c.name.label("user_name"),
             users.c.routing_strategy,
+            users.c.budget_nano_usd,
+            users.c.budget_period,
             bedrock.id.label("bedrock_key_id"),
             bedrock.region.label("bedrock_region"),
             bedrock.route.label("bedrock_route"),
@@ -105,7 +109,8 @@ def _principal(row: Any, valid_until: datetime | None) -> Principal:
         sealed = SealedBedrockKey(
             row.bedrock_key_id, row.id, row.bedrock_region, row.bedrock_route, profile, row.sealed_secret
         )
-    return Principal(row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until, sealed)
+    budget = Budget(row.budget_nano_usd, row.budget_period)
+    return Principal(row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until, sealed, budget)
 
 
 def _valid_until(row: _KeyRow, key_hash: str) -> datetime | None:

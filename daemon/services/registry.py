@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from daemon.core.budget import Mode, Scope
 from daemon.core.mapping import Catalogue
 from daemon.security.envelope import Envelope
 from daemon.services.access_keys import AccessKeys
 from daemon.services.audit import Audit
 from daemon.services.bedrock_keys import BedrockKeys, Probe
+from daemon.services.budgets import Budgets
 from daemon.services.circuits import Circuits
 from daemon.services.compatibility import Compatibility
 from daemon.services.directory import Directory
@@ -27,6 +29,7 @@ class Services:
 
     users: Users
     access_keys: AccessKeys
+    budgets: Budgets
     bedrock_keys: BedrockKeys
     models: Models
     circuits: Circuits
@@ -48,6 +51,9 @@ def build_services(
     admin_username: str,
     admin_password_hash: str,
     zone: ZoneInfo,
+    budget_mode: Mode,
+    budget_scope: Scope,
+    budget_default_nano: int | None,
     now: Callable[[], datetime],
     token_bytes: Callable[[int], bytes],
     version: str,
@@ -68,7 +74,13 @@ def build_services(
     `on_routing_change` which provider is tried. `is_priced` says whether a model has a price on Bedrock in a region.
     """
     return Services(
-        users=Users(store, now=now, token_bytes=token_bytes, on_access_change=on_access_change),
+        users=Users(
+            store,
+            now=now,
+            token_bytes=token_bytes,
+            on_access_change=on_access_change,
+            default_budget_nano=budget_default_nano,
+        ),
         access_keys=AccessKeys(
             store, hasher_secret=hasher_secret, now=now, token_bytes=token_bytes, on_access_change=on_access_change
         ),
@@ -94,6 +106,9 @@ def build_services(
         ),
         circuits=Circuits(store, now=now, on_change=on_routing_change),
         compatibility=Compatibility(store, now=now, on_change=on_routing_change),
+        budgets=Budgets(
+            store, mode=budget_mode, scope=budget_scope, zone=zone, now=now, on_access_change=on_access_change
+        ),
         usage=Usage(store, zone=zone, now=now),
         sign_in=SignIn(
             store,

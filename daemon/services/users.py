@@ -34,7 +34,9 @@ class Users:
         now: Callable[[], datetime],
         token_bytes: Callable[[int], bytes],
         on_access_change: Callable[[], None],
+        default_budget_nano: int | None = None,
     ) -> None:
+        self._default_budget_nano = default_budget_nano
         self._store = store
         self._now = now
         self._token_bytes = token_bytes
@@ -48,7 +50,7 @@ class Users:
         """
         now = self._now()
         values = wanted.model_dump() | {"id": uuid7(now, self._token_bytes), "version": 1}
-        values |= {"created_at": now, "updated_at": now}
+        values |= {"created_at": now, "updated_at": now, "budget_nano_usd": self._default_budget_nano}
         try:
             async with self._store.write() as connection:
                 await connection.execute(insert(users).values(values))

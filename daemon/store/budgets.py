@@ -89,16 +89,25 @@ async def reserve(
 
 
 async def change_reservation(
-    connection: AsyncConnection, request_id: str, counter: CounterKey, amount_nano: int, *, force: bool
+    connection: AsyncConnection,
+    request_id: str,
+    counter: CounterKey,
+    amount_nano: int,
+    *,
+    force: bool,
+    record: bytes | None = None,
 ) -> bool:
     """Add to a request's reservation, or take from it; False when the limit leaves no room. `force` adds all the same.
 
-    A request whose intent is gone (settled, or given up) has nothing to change.
+    A request whose intent is gone (settled, or given up) has nothing to change. `record` is what stands in for the
+    request from now on.
     """
     changed = (
         update(intents)
         .where(intents.c.request_id == request_id)
-        .values(reserved_nano_usd=intents.c.reserved_nano_usd + amount_nano)
+        .values(
+            {"reserved_nano_usd": intents.c.reserved_nano_usd + amount_nano} | ({"record": record} if record else {})
+        )
     )
     if (await connection.execute(changed)).rowcount != 1:
         return True

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.core.record import Attempt, Ended, UsageRecord
+from daemon.store import budgets
 from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
 
 GroupBy = Literal["user", "model", "provider", "key", "day", "hour"]
@@ -47,11 +48,16 @@ _GROUPS: dict[GroupBy, ColumnElement[Any]] = {
 
 
 async def append(
-    connection: AsyncConnection, records: Sequence[UsageRecord], *, day_of: Callable[[datetime], datetime]
+    connection: AsyncConnection,
+    records: Sequence[UsageRecord],
+    *,
+    day_of: Callable[[datetime], datetime],
+    counts: Callable[[str], bool] = lambda provider: True,
 ) -> int:
-    """Insert records that are not there yet and move the rollups by exactly those. Returns how many were inserted.
+    """Insert records that are not there yet and move rollups and budget counters by exactly those.
 
-    `day_of` gives the instant at which the day of an instant began, in the budget's zone.
+    `day_of` gives the instant at which the day of an instant began, in the budget's zone; `counts` says whether the
+    cost of a provider counts against budgets. Returns how many were inserted.
     """
     first: dict[str, UsageRecord] = {}
     for record in records:  # in the order of arrival, which becomes that of the ids
@@ -69,6 +75,8 @@ async def append(
     if fresh:
         await _roll_up(connection, fresh, day_of)
         await _touch_keys(connection, fresh)
+    if unique:
+        await budgets.settle(connection, list(first), fresh, counts=counts)
     return len(fresh)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import uvicorn
 
@@ -28,6 +29,7 @@ from daemon.gateway.learned import Compatibility, Sessions
 from daemon.gateway.legs import Deadlines
 from daemon.gateway.plan import Plan
 from daemon.gateway.routing import Routing
+from daemon.gateway.spend import Budgets
 from daemon.observability.tasks import Saves
 from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
@@ -131,9 +133,13 @@ class Plane:
 class ListSink:
     def __init__(self) -> None:
         self.records: list[UsageRecord] = []
+        self.intents: list[UsageRecord] = []
 
     async def settle(self, record: UsageRecord) -> None:
         self.records.append(record)
+
+    def intend(self, record: UsageRecord) -> None:
+        self.intents.append(record)
 
 
 class OneKeyDirectory:
@@ -224,7 +230,6 @@ async def plane(
         Compatibility(nowhere, saves, ttl=3600, now=now, new_id=uuid4),  # type: ignore[arg-type]
         Sessions(nowhere, saves, dwell=sticky, now=now, monotonic=time.monotonic),  # type: ignore[arg-type]
         ModelMap(CATALOGUE, {}, {}),
-        saves,
     )
     deadlines = Deadlines(first_byte, first_byte, idle)
     plan_upstream = HttpUpstream(provider.url, connect_timeout=1.0)
@@ -233,11 +238,24 @@ async def plane(
         signer=AwsSigner(sts_url=sts_url, now=now),
         new_upstream=lambda url: HttpUpstream(url, connect_timeout=1.0),
     )
+    budgets = Budgets(
+        nowhere,  # type: ignore[arg-type]
+        saves,
+        mode="off",
+        scope="bedrock",
+        zone=ZoneInfo("UTC"),
+        owner="test",
+        sheet=lambda: SHEET,
+        now=now,
+        on_store_error="open",
+        every_intent=False,
+        refuse_unpriced=False,
+    )
     accounts = Accounts(sink, sheet=lambda: SHEET, now=now, monotonic=time.monotonic)
     app = DataPlane(
         admission=admission,
         accounts=accounts,
-        exchanges=Exchanges(accounts, routing.circuits, routing.sessions),
+        exchanges=Exchanges(accounts, budgets, routing.circuits, routing.sessions),
         sessions=routing.sessions,
         plan=Plan(
             plan_upstream,

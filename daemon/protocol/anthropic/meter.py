@@ -79,6 +79,16 @@ class UsageMeter:
         )
 
     @property
+    def prompt_known(self) -> bool:
+        """Whether the provider has counted the prompt."""
+        return self._prompt_known
+
+    @property
+    def output_seen(self) -> int:
+        """Output tokens so far: what was reported, or what the text that passed comes to."""
+        return max(self._counts.get("output", 0), self.text_bytes // 4)
+
+    @property
     def exact(self) -> bool:
         """Whether the provider reported the usage of the whole answer."""
         return self._prompt_known and self._output_known and not self._suspect
