@@ -34,8 +34,8 @@ check: setup ## lint, format, types, import rules, schemas
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-e2e: setup tests/e2e/node_modules/.ready ## the real Claude Code through the daemon
-	@$(BIN)/pytest -m e2e tests/e2e
+e2e: setup tests/e2e/node_modules/.ready ## the real Claude Code through the daemon (QUICK=1 for a part)
+	@$(if $(QUICK),E2E_QUICK=1) $(BIN)/pytest -n 2 -m e2e tests/e2e
 
 tests/e2e/node_modules/.ready: tests/e2e/package-lock.json
 	@command -v npm >/dev/null || { echo "e2e needs npm: apt-get install npm"; exit 1; }

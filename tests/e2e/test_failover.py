@@ -18,6 +18,13 @@ QUICK = ("429 with its headers", "overload after message_start", "a limit of the
 OVERLOADED = PLAN_FAILURES["529"][1]
 TOO_LONG_FOR_THE_TIER = PLAN_FAILURES["a limit of the tier"][1]
 
+BEDROCK_FAILURES = {
+    "throttled": ("rate_limited", "claude-opus-5-5", Step(aws_error="ThrottlingException", message="Too many tokens")),
+    "throttled in the stream": ("rate_limited", "claude-sonnet-4-5", Step(exception_frame="throttlingException")),
+    "a broken stream": ("cut", "claude-sonnet-4-5", Step(cut_at=150)),
+    "our key refused": ("own_credential_refused", "claude-opus-5-5", Step(aws_error="AccessDeniedException")),
+}
+
 
 @pytest.mark.parametrize("own_login", [False, True], ids=["an access key alone", "the user's own login"])
 async def test_every_failure_of_the_plan_in_one_session_is_made_good_by_bedrock(
@@ -62,6 +69,32 @@ async def test_a_session_whose_plan_fails_on_a_later_turn_goes_on_and_stays_with
     served = [(row["provider"], row["fallback_reason"]) for row in rows]
     assert served == [("plan", None), ("bedrock", kind), later, later]
     assert len({row["session_id"] for row in rows}) == 1
+
+
+async def test_a_plan_whose_circuit_is_open_is_not_asked_again(tmp_path: Path) -> None:
+    settings = {"PROXY_STICKY_SECONDS": "0", "PROXY_CIRCUIT_FAILURE_THRESHOLD": "1"}
+    async with stage(tmp_path, plan=FailingPlan({1: OVERLOADED}), **settings) as running:
+        key = await running.daemon.create_key(bedrock=BEDROCK_API_KEY)
+        session = await running.work(key, "[[tool-loop]] [[commands:3]]")
+        rows = await running.books()
+    assert session.finished_well()
+    assert len(running.commands_run) == 3
+    assert [row["fallback_reason"] for row in rows] == [None, "overloaded", *["circuit_open"] * 3]
+    assert len(running.plan.log) == 2
+
+
+@pytest.mark.parametrize("failure", in_full(BEDROCK_FAILURES, ("throttled in the stream",)))
+async def test_the_plan_serves_when_bedrock_comes_first_and_fails(tmp_path: Path, failure: str) -> None:
+    kind, model, step = BEDROCK_FAILURES[failure]
+    async with stage(tmp_path) as running:
+        key = await running.daemon.create_key(strategy="bedrock_first", bedrock=BEDROCK_API_KEY)
+        running.bedrock.script(step)
+        session = await running.work(key, "[[tool-loop]]", arguments=["--model", model])
+        rows = await running.books()
+    assert session.finished_well()
+    assert running.commands_run == ["proxyctl-was-here"]
+    served = [(row["provider"], row["fallback_reason"]) for row in rows]
+    assert served == [("plan", kind), ("plan", "sticky"), ("plan", "sticky")]
 
 
 @pytest.mark.parametrize("after", in_full((4, 12), (12,)))
