@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from daemon.core.pricing import normalise_model
+from daemon.core.prices import normalise_model
 
 Route = Literal["messages", "invoke"]
 Source = Literal["database", "environment", "packaged"]
@@ -154,15 +154,15 @@ def resolve(
         mapped = entry.base_id
     if mapped.startswith("arn:"):
         known = entry or catalogue.find(model)
-        return _target(mapped, "invoke", source, known, mapped, _price_region("", region))
+        return _target(mapped, "invoke", source, known, mapped, price_region("", region))
     prefix, base = split_prefix(mapped)
     if prefix or (entry is not None and not entry.needs_profile):
-        return _target(mapped, _route(entry, mapped), source, entry, mapped, _price_region(prefix, region))
+        return _target(mapped, _route(entry, mapped), source, entry, mapped, price_region(prefix, region))
     ordered = [base] if preference == "none" else _profiles(base, entry, region, preference)
     usable = [profile for profile in ordered if profile not in rejected] or ordered
     chosen, rest = usable[0], tuple(usable[1:])
     prefix, _ = split_prefix(chosen)
-    return _target(chosen, _route(entry, base), source, entry, mapped, _price_region(prefix, region), rest)
+    return _target(chosen, _route(entry, base), source, entry, mapped, price_region(prefix, region), rest)
 
 
 def split_prefix(bedrock_id: str) -> tuple[str, str]:
@@ -218,7 +218,7 @@ def _route(entry: CatalogueEntry | None, bedrock_id: str) -> Route:
     return "invoke" if _DATED_ON_BEDROCK.search(bedrock_id) else "messages"
 
 
-def _price_region(prefix: str, region: str) -> str:
+def price_region(prefix: str, region: str) -> str:
     """Prices follow the profile's geography; what runs in the region itself costs what its geography does."""
     if prefix:
         return prefix
