@@ -4,13 +4,15 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
-from daemon.contract.common import Instant
 from daemon.contract.usage import Period
 from daemon.services.audit import Actor
 from daemon.services.registry import Services
-from daemon.services.usage import Span
+from daemon.services.usage_range import Span
 
 _STALE = -1
+Moment = Annotated[
+    str | None, Query(min_length=1, max_length=64, description="an instant with a zone, or a date in the budget's zone")
+]
 
 
 def _services(request: Request) -> Services:
@@ -33,7 +35,7 @@ def _if_match(if_match: Annotated[str | None, Header()] = None) -> int | None:
     return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else _STALE
 
 
-def _span(since: Instant | None = None, until: Instant | None = None, period: Period | None = None) -> Span:
+def _span(since: Moment = None, until: Moment = None, period: Period | None = None) -> Span:
     return Span(since, until, period)
 
 

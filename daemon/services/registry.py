@@ -19,6 +19,9 @@ from daemon.services.models import Models
 from daemon.services.sign_in import SignIn
 from daemon.services.system import System
 from daemon.services.usage import Usage
+from daemon.services.usage_export import UsageExport
+from daemon.services.usage_range import Ranges
+from daemon.services.usage_sessions import UsageSessions
 from daemon.services.users import Users
 from daemon.store.engine import Store
 
@@ -35,6 +38,8 @@ class Services:
     circuits: Circuits
     compatibility: Compatibility
     usage: Usage
+    usage_export: UsageExport
+    usage_sessions: UsageSessions
     sign_in: SignIn
     audit: Audit
     system: System
@@ -109,7 +114,9 @@ def build_services(
         budgets=Budgets(
             store, mode=budget_mode, scope=budget_scope, zone=zone, now=now, on_access_change=on_access_change
         ),
-        usage=Usage(store, zone=zone, now=now),
+        usage=Usage(store, Ranges(zone, now)),
+        usage_export=UsageExport(store, Ranges(zone, now)),
+        usage_sessions=UsageSessions(store),
         sign_in=SignIn(
             store,
             jwt_secret=jwt_secret,

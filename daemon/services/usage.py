@@ -1,164 +1,183 @@
-"""Usage and cost for people: totals from the rollups, records from the ledger."""
+"""Usage and cost for people: totals, groups, buckets and series, records of the ledger, and the prompt cache."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.contract.common import Page
-from daemon.contract.usage import GroupBy, Period, Ranking, TopUsers, UsageEntry, UsageFigures, UsageGroup, UsageSummary
-from daemon.contract.usage import usd as dollars
-from daemon.core.periods import day_start, period_bounds
+from daemon.contract.usage import (
+    Bucket,
+    CacheGroupBy,
+    CacheReport,
+    GroupBy,
+    Ranking,
+    TopUsers,
+    UsageEntry,
+    UsageGroup,
+    UsageSummary,
+)
 from daemon.services import cursors
 from daemon.services.errors import Invalid
-from daemon.store import usage as ledger
+from daemon.services.usage_cache import cache_group
+from daemon.services.usage_figures import answer, bucket_list, figures, label_of, largest, record, total
+from daemon.services.usage_range import LONGEST_LEDGER, Cover, Ranges, Span
+from daemon.services.usage_report import Question, build
+from daemon.store import ledger, reports, rollups
 from daemon.store.engine import Store
-from daemon.store.tables import access_keys, users
+from daemon.store.reports import Dimension, Only
 
-_LONGEST = timedelta(days=1100)
-_KINDS: Mapping[Period, Any] = {"day": "daily", "week": "weekly", "month": "monthly"}
-_TOKENS = ("input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
-_NUMBERS = ("requests", "errors", "estimated_requests", *_TOKENS, "thinking_tokens", "cost_nano_usd")
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What a report covers: a named period, or instants; nothing means this month."""
-
-    since: datetime | None = None
-    until: datetime | None = None
-    period: Period | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UsageFilter:
-    """Whose usage, of what."""
-
-    user_id: UUID | None = None
-    access_key_id: UUID | None = None
-    provider: str | None = None
-    model: str | None = None
-
-    def as_arguments(self) -> dict[str, Any]:
-        return {
-            "user_id": self.user_id,
-            "access_key_id": self.access_key_id,
-            "provider": self.provider,
-            "model": self.model,
-        }
+_MOST_SERIES = 8
+_MOST_SESSIONS = 100
 
 
 class Usage:
-    """Reports. Days begin in `zone`."""
+    """Reports, exact to the nano-dollar."""
 
-    def __init__(self, store: Store, *, zone: ZoneInfo, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, ranges: Ranges) -> None:
         self._store = store
-        self._zone = zone
-        self._now = now
+        self._ranges = ranges
 
-    async def summary(self, span: Span, only: UsageFilter, *, group_by: GroupBy | None) -> UsageSummary:
-        """Totals and, with `group_by`, their parts. The range is widened to whole hours, by day to whole days."""
-        since, until = self._bounds(span)
-        since, until = self._widened(since, until, by_day=group_by == "day")
-        filters = ledger.matching(**only.as_arguments())
-        async with self._store.read() as connection:
-            rows = await ledger.totals(connection, since=since, until=until, group_by=group_by, filters=filters)
-            groups = await self._groups(connection, rows, group_by) if group_by else []
-        figures = [_numbers(dict(row)) for row in rows]
-        totals = {name: sum(figure[name] for figure in figures) for name in _NUMBERS}
-        return UsageSummary(since=since, until=until, group_by=group_by, totals=_figures(totals), items=groups)
+    async def summary(
+        self, span: Span, only: Only, *, group_by: GroupBy | None = None, bucket: Bucket | None = None
+    ) -> UsageSummary:
+        """Totals to the nano-dollar, with `group_by` their groups, with `bucket` their buckets and the largest groups'
+        series."""
+        if group_by == "session":
+            return await self._sessions(span, only, bucket)
+        by_day = group_by == "day"
+        bucket = "day" if by_day and bucket is None else bucket
+        if by_day and bucket != "day":
+            raise Invalid("is day when grouped by day", field="bucket")
+        since, until = self._ranges.bounds(span)
+        groups = None if by_day else group_by
+        question = Question(since, until, only, groups, bucket, "cost", _MOST_SERIES)
+        async with self._reading() as connection:
+            report = await build(connection, self._ranges, question)
+            label = await self._labels(connection, groups, report.order)
+        items = [UsageGroup(**label(group), **answer(report.groups.rows[(group,)])) for group in report.order]
+        filled = bucket_list(report.times, report.bounds)
+        if by_day:
+            items = [UsageGroup(group=b.start.isoformat(), **b.model_dump(exclude={"start", "end"})) for b in filled]
+        return UsageSummary(
+            **self._covered(report.cover),
+            group_by=group_by,
+            bucket=bucket,
+            totals=figures(report.totals),
+            items=items,
+            buckets=filled,
+            series=report.series_of(report.order[:_MOST_SERIES], label) if groups and bucket else [],
+        )
 
-    async def top_users(self, span: Span, *, by: Ranking, limit: int) -> TopUsers:
-        """The users with the largest cost or the most tokens."""
-        summary = await self.summary(span, UsageFilter(), group_by="user")
-        largest = sorted(summary.items, key=lambda item: (-_rank(item, by), item.group))[:limit]
-        return TopUsers(since=summary.since, until=summary.until, by=by, items=largest)
+    async def top_users(
+        self, span: Span, *, by: Ranking, limit: int, only: Only | None = None, bucket: Bucket | None = None
+    ) -> TopUsers:
+        """The users with the largest cost or the most tokens, with `bucket` over time."""
+        since, until = self._ranges.bounds(span)
+        question = Question(since, until, only or Only(), "user", bucket, by, limit)
+        async with self._reading() as connection:
+            report = await build(connection, self._ranges, question)
+            shown = report.order[:limit]
+            label = await self._labels(connection, "user", shown)
+        return TopUsers(
+            **self._covered(report.cover),
+            by=by,
+            bucket=bucket,
+            items=[UsageGroup(**label(user), **answer(report.groups.rows[(user,)])) for user in shown],
+            series=report.series_of(shown, label) if bucket else [],
+        )
+
+    async def cache(self, span: Span, only: Only, *, group_by: CacheGroupBy) -> CacheReport:
+        """How well the prompt cache works, and what its misses cost."""
+        since, until = self._ranges.bounds(span)
+        dimension: Dimension = "session" if group_by == "session" else "model"
+        async with self._reading() as connection:
+            marks = await rollups.marks(connection)
+            if group_by == "session":
+                cover = self._ledger_cover(since, until, marks)
+                table = await reports.sums(connection, cover.pieces, by=(dimension,), only=only, most=_MOST_SESSIONS)
+                totals = (await reports.sums(connection, cover.pieces, only=only)).rows.values()
+            else:
+                cover = self._ranges.cover(since, until, marks, None)
+                table = await reports.sums(connection, cover.pieces, by=(dimension,), only=only)
+                totals = table.rows.values()
+        groups = [cache_group(label_of(key[0]), numbers) for key, numbers in table.rows.items()]
+        groups.sort(key=lambda group: (-group.misses_cost_nano_usd, group.group))
+        return CacheReport(
+            **self._covered(cover), group_by=group_by, totals=cache_group("", total(totals)), items=groups
+        )
 
     async def list_records(
         self,
         span: Span,
-        only: UsageFilter,
+        only: Only,
         *,
         limit: int,
         cursor: str | None,
         request_id: str | None = None,
-        session_id: str | None = None,
         errors_only: bool = False,
     ) -> Page[UsageEntry]:
         """Rows of the ledger, newest first; all of it when the span is empty."""
-        since, until = (None, None) if span == Span() else self._bounds(span)
-        async with self._store.read() as connection:
+        since, until = (None, None) if span == Span() else self._ranges.bounds(span)
+        before = cursors.decode_number(cursor)
+        async with self._reading() as connection:
             rows = await ledger.records(
                 connection,
                 limit=limit + 1,
-                before_id=cursors.decode_number(cursor),
+                only=only,
+                before_id=before,
                 request_id=request_id,
-                session_id=session_id,
                 errors_only=errors_only,
                 since=since,
                 until=until,
-                **only.as_arguments(),
             )
         more = cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
-        return Page(items=[_entry(dict(row)) for row in rows[:limit]], next_cursor=more)
+        return Page(items=[UsageEntry(**record(dict(row))) for row in rows[:limit]], next_cursor=more)
 
-    def _bounds(self, span: Span) -> tuple[datetime, datetime]:
-        if span.period is not None and (span.since or span.until):
-            raise Invalid("give either a period or instants", field="period")
-        if span.until is not None and span.since is None:
-            raise Invalid("is needed with until", field="since")
-        if span.since is None:
-            return period_bounds(self._now(), _KINDS[span.period or "month"], self._zone)
-        until = span.until or self._now() + timedelta(microseconds=1)
-        if until <= span.since:
-            raise Invalid("must be later than since", field="until")
-        if until - span.since > _LONGEST:
-            raise Invalid(f"the range must not be longer than {_LONGEST.days} days", field="since")
-        return span.since, until
+    async def _sessions(self, span: Span, only: Only, bucket: Bucket | None) -> UsageSummary:
+        """The most expensive sessions: only the ledger knows them."""
+        if bucket is not None:
+            raise Invalid("there are no buckets by session", field="bucket")
+        since, until = self._ranges.bounds(span)
+        async with self._reading() as connection:
+            cover = self._ledger_cover(since, until, await rollups.marks(connection))
+            groups = await reports.sums(connection, cover.pieces, by=("session",), only=only, most=_MOST_SESSIONS)
+            totals = await reports.sums(connection, cover.pieces, only=only)
+        return UsageSummary(
+            **self._covered(cover),
+            group_by="session",
+            bucket=None,
+            totals=figures(total(totals.rows.values())),
+            items=[UsageGroup(group=label_of(g), **answer(groups.rows[(g,)])) for g in largest(groups, "cost")],
+            buckets=[],
+            series=[],
+        )
 
-    def _widened(self, since: datetime, until: datetime, *, by_day: bool) -> tuple[datetime, datetime]:
-        """Rollups know whole hours and whole days: say which ones were added up."""
-        if by_day:
-            last = day_start(until - timedelta(microseconds=1), self._zone)
-            return day_start(since, self._zone), day_start(last + timedelta(hours=36), self._zone)
-        whole = until.replace(minute=0, second=0, microsecond=0)
-        end = whole if whole == until else whole + timedelta(hours=1)
-        return since.replace(minute=0, second=0, microsecond=0), end
+    def _ledger_cover(self, since: datetime, until: datetime, marks: rollups.Marks) -> Cover:
+        if until - since > LONGEST_LEDGER:
+            raise Invalid(f"by session the range must not be longer than {LONGEST_LEDGER.days} days", field="since")
+        return self._ranges.cover_with_ledger(since, until, marks)
 
-    async def _groups(self, connection: AsyncConnection, rows: Any, group_by: GroupBy) -> list[UsageGroup]:
-        names: dict[UUID, str] = {}
-        if group_by in ("user", "key"):
-            table = users if group_by == "user" else access_keys
-            # deleted ones too: a report about last month names who has left since
-            ids = [row["group"] for row in rows]
-            known = await connection.execute(select(table.c.id, table.c.name).where(table.c.id.in_(ids)))
-            names = {row.id: row.name for row in known}
-        return [
-            UsageGroup(group=_label(row["group"]), name=names.get(row["group"]), **_figures(_numbers(row)).model_dump())
-            for row in rows
-        ]
+    def _covered(self, cover: Cover) -> dict[str, Any]:
+        return {
+            "since": cover.since,
+            "until": cover.until,
+            "timezone": self._ranges.zone.key,
+            "rounded": cover.rounded,
+        }
 
+    async def _labels(
+        self, connection: AsyncConnection, group_by: str | None, groups: list[Any]
+    ) -> Callable[[Any], dict[str, Any]]:
+        names = await reports.names(connection, group_by, [group for group in groups if group is not None])
+        return lambda group: {"group": label_of(group), "name": names.get(group)}
 
-def _label(group: object) -> str:
-    return group.isoformat() if isinstance(group, datetime) else str(group)
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, int]:
-    return {name: int(row[name]) for name in _NUMBERS}
-
-
-def _figures(numbers: dict[str, int]) -> UsageFigures:
-    return UsageFigures.model_validate(numbers | {"cost_usd": dollars(numbers["cost_nano_usd"])})
-
-
-def _rank(item: UsageGroup, by: Ranking) -> int:
-    return item.cost_nano_usd if by == "cost" else sum(int(getattr(item, name)) for name in _TOKENS)
-
-
-def _entry(row: Mapping[str, Any]) -> UsageEntry:
-    return UsageEntry.model_validate({**row} | {"cost_usd": dollars(row["cost_nano_usd"])})
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with reports.reading(self._store) as connection:
+                yield connection
+        except reports.TooSlow:
+            raise Invalid("adding this up takes too long: ask for a shorter range", field="since") from None

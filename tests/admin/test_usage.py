@@ -1,5 +1,6 @@
 from datetime import timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import httpx
 
@@ -24,7 +25,7 @@ async def _fill(plane: Plane, admin: httpx.AsyncClient) -> tuple[str, str]:
         )
         for number in range(5)
     ]
-    zone = plane.services.usage._zone
+    zone = ZoneInfo("UTC")
     async with plane.store.write() as connection:
         await usage.append(connection, records, day_of=lambda instant: day_start(instant, zone))
     return str(alice["id"]), str(bob["id"])

@@ -1,0 +1,222 @@
+"""Upkeep of ledger and rollups: making rollups anew, deleting old rows of the ledger, and two marks about both.
+
+Making anew is exact beside running writers. On SQLite there is one writer. On PostgreSQL a step takes a lock on the
+rollups that readers do not notice and that waits for appends: one that holds its rows back until afterwards adds them
+to the new rollups, one that was before is seen.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Select, case, delete, func, insert, literal, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from daemon.core.periods import day_start, period_bounds
+from daemon.core.ranges import HOUR, hour_start
+from daemon.core.record import Ended
+from daemon.store.tables import settings_epoch, token_usage, usage_aggregates
+from daemon.store.types import UtcDateTime
+from daemon.store.usage import SUMS
+
+Write = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+ZONE, FLOOR = "usage_zone", "usage_floor"
+STEP = timedelta(hours=6)  # of hours made anew in one transaction
+ROWS = 1000  # deleted in one transaction
+PAUSE = 0.05  # seconds between two, for everybody else
+NOBODY = UUID(int=0)  # in rollups made from rows whose user or key is gone from the store
+_COUNTERS = ("requests", "errors", "estimated_requests")
+_COLUMNS = ("bucket", "bucket_start", "user_id", "access_key_id", "provider", "model", *_COUNTERS, *SUMS)
+_LEDGER = token_usage.c
+_ROLLUP = usage_aggregates.c
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """`zone`: whose days the rollups of days are, None while nobody said. `floor`: rows before it may be deleted."""
+
+    zone: str | None = None
+    floor: datetime | None = None
+
+
+async def marks(connection: AsyncConnection) -> Marks:
+    """What is known about the rollups."""
+    query = select(settings_epoch.c.name, settings_epoch.c.detail).where(settings_epoch.c.name.in_((ZONE, FLOOR)))
+    known = {row.name: row.detail for row in await connection.execute(query)}
+    floor = known.get(FLOOR)
+    return Marks(known.get(ZONE), datetime.fromisoformat(floor) if floor else None)
+
+
+async def mark(connection: AsyncConnection, name: str, value: str, now: datetime) -> None:
+    """Keep a mark; whoever counts epochs does not notice."""
+    dialect = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    changed = {"detail": value, "updated_at": now}
+    statement = dialect(settings_epoch).values(name=name, epoch=0, **changed)
+    await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+
+async def rebuild_hours(
+    write: Write, *, floor: datetime | None, now: datetime, progress: Callable[[datetime], None] = lambda _: None
+) -> int:
+    """Make the rollups of hours anew from the ledger, but none that begins before `floor`. Returns how many hours."""
+    async with write() as connection:
+        extremes = select(func.min(_LEDGER.admitted_at), func.max(_LEDGER.admitted_at))
+        first, last = (await connection.execute(extremes)).one()
+        oldest = await connection.scalar(select(func.min(_ROLLUP.bucket_start)).where(_ROLLUP.bucket == "hour"))
+    if first is None:
+        return 0
+    start = hour_start(first)
+    if floor is None and oldest is not None and oldest < start:
+        floor = start + HOUR  # somebody deleted rows: the first hour may be incomplete
+    if floor is not None and start < floor:
+        start = hour_start(floor - timedelta(microseconds=1)) + HOUR
+    end = hour_start(max(last, now)) + HOUR
+    at = start
+    while at < end:
+        until = min(at + STEP, end)
+        async with write() as connection:
+            await _lock(connection)
+            await _forget(connection, "hour", at, until)
+            hours = _from_ledger(connection, at, until)
+            await connection.execute(insert(usage_aggregates).from_select(_COLUMNS, hours))
+        progress(until)
+        at = until
+    return max(0, (end - start) // HOUR)
+
+
+async def rebuild_days(
+    write: Write,
+    *,
+    zone: ZoneInfo,
+    floor: datetime | None,
+    now: datetime,
+    only: Callable[[datetime], bool] = lambda _: True,
+    progress: Callable[[datetime], None] = lambda _: None,
+) -> int:
+    """Make the rollups of days anew from those of hours, the newest day first. Returns how many days.
+
+    Where a midnight is not on a whole hour, days come from the ledger; before `floor`, where that is gone, an hour
+    counts for the day in which it begins. `only` picks days.
+    """
+    async with write() as connection:
+        query = select(func.min(_ROLLUP.bucket_start), func.max(_ROLLUP.bucket_start))
+        first, last = (await connection.execute(query.where(_ROLLUP.bucket.in_(("hour", "day"))))).one()
+    if first is None:
+        return 0
+    start, end = period_bounds(max(last, now), "daily", zone)
+    done = 0
+    while end > first:
+        if only(start):
+            async with write() as connection:
+                await _lock(connection)
+                await _forget(connection, "day", start, end)
+                await _remake_day(connection, start, end, floor)
+            done += 1
+            progress(start)
+        start, end = day_start(start - timedelta(microseconds=1), zone), start
+    return done
+
+
+async def strays(connection: AsyncConnection, *, zone: ZoneInfo, since: datetime) -> set[datetime]:
+    """Days of `zone` in which rollups begin that belong to another zone's days: a replica has other settings."""
+    query = select(_ROLLUP.bucket_start.distinct()).where(_ROLLUP.bucket == "day", _ROLLUP.bucket_start >= since)
+    starts = (await connection.scalars(query)).all()
+    return {day_start(start, zone) for start in starts if day_start(start, zone) != start}
+
+
+async def delete_before(
+    write: Write,
+    cutoff: datetime,
+    *,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> int:
+    """Delete the rows of the ledger before `cutoff` in small steps; rollups stay. Returns how many.
+
+    The floor is raised first, so that no report counts on rows that are about to go.
+    """
+    async with write() as connection:
+        known = (await marks(connection)).floor
+        if known is None or known < cutoff:
+            await mark(connection, FLOOR, cutoff.isoformat(), now())
+    old = select(_LEDGER.id).where(_LEDGER.admitted_at < cutoff).order_by(_LEDGER.admitted_at).limit(ROWS)
+    deleted = 0
+    while True:
+        async with write() as connection:
+            done = (await connection.execute(delete(token_usage).where(_LEDGER.id.in_(old)))).rowcount
+        deleted += done
+        if done < ROWS:
+            return deleted
+        await sleep(PAUSE)
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("LOCK TABLE usage_aggregates IN SHARE ROW EXCLUSIVE MODE"))
+
+
+async def _forget(connection: AsyncConnection, bucket: str, since: datetime, until: datetime) -> None:
+    within = (_ROLLUP.bucket == bucket, _ROLLUP.bucket_start >= since, _ROLLUP.bucket_start < until)
+    await connection.execute(delete(usage_aggregates).where(*within))
+
+
+async def _remake_day(connection: AsyncConnection, start: datetime, end: datetime, floor: datetime | None) -> None:
+    on_the_hour = hour_start(start) == start and hour_start(end) == end
+    if on_the_hour or (floor is not None and start < floor):
+        query = _from_hours(start, end)
+    else:
+        query = _from_ledger(connection, start, end, day=start)
+    await connection.execute(insert(usage_aggregates).from_select(_COLUMNS, query))
+
+
+def _from_hours(start: datetime, end: datetime) -> Select[Any]:
+    group = (_ROLLUP.user_id, _ROLLUP.access_key_id, _ROLLUP.provider, _ROLLUP.model)
+    return (
+        select(
+            literal("day"),
+            literal(start, UtcDateTime),
+            *group,
+            *(func.sum(_ROLLUP[name]) for name in (*_COUNTERS, *SUMS)),
+        )
+        .where(_ROLLUP.bucket == "hour", _ROLLUP.bucket_start >= start, _ROLLUP.bucket_start < end)
+        .group_by(*group)
+    )
+
+
+def _from_ledger(
+    connection: AsyncConnection, since: datetime, until: datetime, *, day: datetime | None = None
+) -> Select[Any]:
+    """Rollups of the hours in [since, until), or of the one day that it is."""
+    start: ColumnElement[Any] = literal(day, UtcDateTime) if day else _hour_of_row(connection)
+    group = (
+        func.coalesce(_LEDGER.user_id, literal(NOBODY, _LEDGER.user_id.type)),
+        func.coalesce(_LEDGER.access_key_id, literal(NOBODY, _LEDGER.access_key_id.type)),
+        _LEDGER.provider,
+        _LEDGER.model_served,
+    )
+    inner = select(
+        start.label("start"),
+        group[0].label("user_id"),
+        group[1].label("access_key_id"),
+        _LEDGER.provider,
+        _LEDGER.model_served,
+        case((_LEDGER.ended == Ended.ERROR.value, 1), else_=0).label("errors"),
+        case((_LEDGER.estimated, 1), else_=0).label("estimated_requests"),
+        *(_LEDGER[name] for name in SUMS),
+    ).where(_LEDGER.admitted_at >= since, _LEDGER.admitted_at < until)
+    rows = inner.subquery()
+    keys = (rows.c.start, rows.c.user_id, rows.c.access_key_id, rows.c.provider, rows.c.model_served)
+    numbers = (func.sum(rows.c[name]) for name in ("errors", "estimated_requests", *SUMS))
+    return select(literal("day" if day else "hour"), *keys, func.count(), *numbers).group_by(*keys)
+
+
+def _hour_of_row(connection: AsyncConnection) -> ColumnElement[Any]:
+    if connection.dialect.name == "postgresql":
+        return func.date_trunc("hour", _LEDGER.admitted_at, "UTC")
+    return func.substr(_LEDGER.admitted_at, 1, 13) + ":00:00.000000"
