@@ -22,7 +22,7 @@ from daemon.core.circuit import Policy
 from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import load_catalogue
 from daemon.core.periods import day_start
-from daemon.core.pricing import PriceSheet, load_sheet
+from daemon.core.prices import PriceSheet
 from daemon.gateway.accounts import Accounts, Drains
 from daemon.gateway.admission import Admission
 from daemon.gateway.bedrock import Bedrock, ModelMap, OpenKeys
@@ -40,6 +40,7 @@ from daemon.gateway.probe import BedrockProbe
 from daemon.gateway.routing import Follower, Routing
 from daemon.gateway.spend import Budgets
 from daemon.observability.tasks import Saves, spawn, stop
+from daemon.price_sources import packaged_sheet, price_layers
 from daemon.protocol.bedrock.request import Ceilings
 from daemon.resources import data_file
 from daemon.secrets_store import Secrets, data_directory, database_url
@@ -48,8 +49,10 @@ from daemon.security.envelope import Envelope, build_envelope
 from daemon.services.bedrock_keys import Probe, open_credential
 from daemon.services.budgets import BudgetDisplay, nano_of
 from daemon.services.directory import Directory, SealedBedrockKey
+from daemon.services.pricing import EPOCH, Pricing
 from daemon.services.registry import Services, build_services
-from daemon.settings import Settings
+from daemon.services.upkeep import Upkeep
+from daemon.settings import Settings, SettingsProblem
 from daemon.store import migrate
 from daemon.store.budgets import forget_counters
 from daemon.store.engine import OUTAGES, Store
@@ -75,10 +78,16 @@ def utc_now() -> datetime:
 
 
 class Runtime:
-    """One daemon. `start` makes it ready, `app` is its ASGI application, `aclose` stops it with nothing lost."""
+    """One daemon. `start` makes it ready, `app` is its ASGI application, `aclose` stops it with nothing lost.
 
-    def __init__(self, settings: Settings, keys: Secrets) -> None:
+    `reread` gives the settings as they are now, for what can be loaded again while the daemon runs: prices.
+    """
+
+    def __init__(
+        self, settings: Settings, keys: Secrets, reread: Callable[[], Settings | list[SettingsProblem]] | None = None
+    ) -> None:
         self._settings = settings
+        self._reread = reread or (lambda: settings)
         self._keys = keys
         self._stack = AsyncExitStack()
         self._ready = False
@@ -93,6 +102,7 @@ class Runtime:
         Raises:
             AlreadyRunning: another daemon uses the same data directory.
             SchemaOutdated: PostgreSQL's schema is not the one this version needs.
+            PriceSheetError: what is configured about prices cannot be used.
         """
         try:
             await self._start()
@@ -113,9 +123,10 @@ class Runtime:
         await asyncio.to_thread(_bring_schema, url)
         store = Store.open(url)
         self._stack.push_async_callback(store.aclose)
-        sheet = _price_sheet(settings.pricing_file)
+        pricing = self._pricing(store)
+        await pricing.start()
         saves = Saves()
-        budgets = self._budgets(store, saves, lambda: sheet)
+        budgets = self._budgets(store, saves, pricing.current)
         await _settle_what_counts(store, f"{settings.budget_scope} {settings.budget_timezone}")
         journal = Journal(directory / "journal")
         self.ledger = Ledger(store, journal, day_of=self._day_of, counts=budgets.counts)
@@ -125,7 +136,7 @@ class Runtime:
         admission = self._admission(store)
         routing = self._routing(store, saves)
         await routing.load(store)
-        follow = Follower(store, admission.invalidate, routing)
+        follow = Follower(store, admission.invalidate, routing, {EPOCH: pricing.follow})
         envelope = build_envelope(
             kms_key_id=settings.kms_key_id,
             kms_url=settings.kms_url,
@@ -134,7 +145,12 @@ class Runtime:
         )
         await envelope.prepare()
         accounts = partial(
-            Accounts, sheet=lambda: sheet, now=utc_now, monotonic=time.monotonic, on_settled=budgets.learned
+            Accounts,
+            sheet=lambda: pricing.sheet,
+            now=utc_now,
+            monotonic=time.monotonic,
+            on_settled=budgets.learned,
+            on_unpriced=pricing.note_unknown,
         )
         bedrock = self._bedrock(envelope, routing)
         probe = BedrockProbe(
@@ -148,16 +164,17 @@ class Runtime:
             monotonic=time.monotonic,
             new_request_id=new_request_id,
         )
-        self.services = self._build_services(store, sheet, admission, follow, routing, envelope, probe)
+        self.services = self._build_services(store, pricing, admission, follow, routing, envelope, probe)
         data_plane = self._data_plane(store, admission, accounts(self.ledger), budgets, bedrock, routing)
         self.app = Application(
             data_plane=data_plane,
-            control_plane=build_admin_app(self.services, sheet=lambda: sheet, trusted_proxies=settings.trusted_proxies),
+            control_plane=build_admin_app(self.services, trusted_proxies=settings.trusted_proxies),
             health=Health(lambda: self._ready),
             new_request_id=new_request_id,
         )
         leases = Leases(store.write, budgets, owner=self._owner, now=utc_now, day_of=self._day_of)
-        for name, task in (("epoch poll", follow.run()), ("leases", leases.run())):
+        upkeep = Upkeep(store, zone=settings.zone, retention_days=settings.usage_retention_days, now=utc_now)
+        for name, task in (("epoch poll", follow.run()), ("leases", leases.run()), ("usage upkeep", upkeep.run())):
             self._stack.push_async_callback(stop, spawn(task, name=name))
         self._ready = True
 
@@ -169,6 +186,14 @@ class Runtime:
         """Stop in the reverse order of the start; the ledger is flushed to the store."""
         self._ready = False
         await self._stack.aclose()
+
+    def _pricing(self, store: Store) -> Pricing:
+        return Pricing(
+            store,
+            packaged=packaged_sheet(),
+            read_configured=lambda: price_layers(self._reread),
+            now=utc_now,
+        )
 
     def _admission(self, store: Store) -> Admission:
         settings, keys = self._settings, self._keys
@@ -246,7 +271,7 @@ class Runtime:
     def _build_services(
         self,
         store: Store,
-        sheet: PriceSheet,
+        pricing: Pricing,
         admission: Admission,
         follow: Follower,
         routing: Routing,
@@ -272,7 +297,7 @@ class Runtime:
             default_bedrock_region=settings.bedrock_region,
             envelope=envelope,
             probe_bedrock=probe,
-            is_priced=lambda model, region: sheet.find("bedrock", region, model)[1],
+            pricing=pricing,
             on_access_change=admission.invalidate,
             on_models_change=follow.soon,
             on_routing_change=follow.soon,
@@ -283,6 +308,8 @@ class Runtime:
                 "bedrock_region": settings.bedrock_region,
                 "budget_scope": settings.budget_scope,
                 "budget_mode": settings.budget_mode,
+                "price_sheet": pricing.sheet.sheet_id,
+                "prices_unknown": pricing.unknown(),
                 "circuits_open": routing.circuits.open(),
                 "ledger_pending": self.ledger.pending,
                 "ledger_failures": self.ledger.failures,
@@ -352,10 +379,6 @@ def _bring_schema(url: str) -> None:
             f"database schema is {migrate.current(url) or 'empty'}, this version needs {migrate.head()};"
             " run: proxyctl db upgrade"
         )
-
-
-def _price_sheet(override: Path | None) -> PriceSheet:
-    return load_sheet(override.read_bytes() if override else data_file("models.json").read_bytes())
 
 
 def _new_id() -> UUID:

@@ -156,11 +156,14 @@ class Settings(BaseSettings):
         "journal", description="where a request is noted before it goes out; database: for hosts whose disks die"
     )
     usage_retention_days: int | None = Field(
-        None, ge=1, le=36_500, description="days ledger rows are kept, rollups stay; unset: for ever"
+        None,
+        ge=1,
+        le=36_500,
+        description="days ledger rows are kept, those of the month always, rollups for ever; unset: all",
     )
     pricing_file: Path | None = Field(None, description="price sheet over the packaged one")
-    model_pricing: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
-        {}, description="JSON: prices over the packaged sheet and PROXY_PRICING_FILE, per provider, region and model"
+    model_pricing: str | None = Field(
+        None, description="JSON: prices over the packaged sheet and PROXY_PRICING_FILE, per provider, region and model"
     )
     price_unknown: Literal["fallback", "refuse"] = Field(
         "fallback", description="a model without a price: charge the dearest known one, or refuse it"

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from daemon.core.periods import day_start
+from daemon.core.periods import Period, day_start, period_bounds
 from daemon.store import rollups
 from daemon.store.engine import OUTAGES, Store
 
@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 EVERY_SECONDS = 3600.0
 AFTER_OUTAGE_SECONDS = 30.0
+_BUDGET_PERIODS: tuple[Period, ...] = ("weekly", "monthly")
 _LOOK_BACK = timedelta(days=3)
 
 
@@ -76,9 +77,12 @@ class Upkeep:
                 await rollups.mark(connection, rollups.ZONE, self._zone.key, self._now())
 
     async def _retention(self) -> None:
+        """Rows of the running week and month stay: a budget's counter may have to be made from them."""
         if self._retention_days is None:
             return
-        cutoff = day_start(self._now() - timedelta(days=self._retention_days), self._zone)
+        now = self._now()
+        periods = [period_bounds(now, kind, self._zone)[0] for kind in _BUDGET_PERIODS]
+        cutoff = min(day_start(now - timedelta(days=self._retention_days), self._zone), *periods)
         deleted = await rollups.delete_before(self._store.write, cutoff, now=self._now, sleep=self._sleep)
         if deleted:
             log.info("old rows of the ledger deleted", rows=deleted, before=cutoff.isoformat())

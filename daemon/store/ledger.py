@@ -13,6 +13,7 @@ from daemon.store.reports import FIGURES, Only, between, ledger_conditions, ledg
 from daemon.store.tables import token_usage
 
 _LEDGER = token_usage.c
+EVERYTHING = Only()
 _WRITER_LOOKS, _WRITER_PAUSE = 150, 0.02
 _WRITERS = """
 SELECT pid, virtualtransaction FROM pg_locks
@@ -25,7 +26,7 @@ async def records(
     connection: AsyncConnection,
     *,
     limit: int,
-    only: Only,
+    only: Only = EVERYTHING,
     before_id: int | None = None,
     request_id: str | None = None,
     errors_only: bool = False,

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from daemon.core.periods import day_start, period_bounds
 from daemon.core.ranges import HOUR, hour_start
 from daemon.core.record import Ended
+from daemon.store.engine import Store
 from daemon.store.tables import settings_epoch, token_usage, usage_aggregates
 from daemon.store.types import UtcDateTime
 from daemon.store.usage import SUMS
@@ -61,22 +62,68 @@ async def mark(connection: AsyncConnection, name: str, value: str, now: datetime
     await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
 
 
+def rebuild(url: str, zone: ZoneInfo, *, progress: Callable[[str], None] = lambda _: None) -> tuple[int, int]:
+    """Make all rollups anew that the ledger has the rows of, in a loop of its own. Returns how many hours and days."""
+
+    async def run() -> tuple[int, int]:
+        store = Store.open(url)
+        try:
+            return await rebuild_all(store.write, zone=zone, now=datetime.now(UTC), progress=progress)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(run())
+
+
+async def rebuild_all(
+    write: Write, *, zone: ZoneInfo, now: datetime, progress: Callable[[str], None] = lambda _: None
+) -> tuple[int, int]:
+    """Hours from the ledger, days from hours. Days before the ledger's are made anew only for another zone."""
+    async with write() as connection:
+        known = await marks(connection)
+        floor = await _first_whole_hour(connection, known.floor)
+    hours = await rebuild_hours(write, floor=floor, now=now, progress=lambda at: progress(f"hours until {at:%F %R}"))
+    moved = known.zone not in (None, zone.key)
+    days = await rebuild_days(
+        write,
+        zone=zone,
+        floor=floor,
+        now=now,
+        only=lambda day: moved or (floor is not None and day >= floor),
+        progress=lambda day: progress(f"day {day.astimezone(zone):%F}"),
+    )
+    async with write() as connection:
+        await mark(connection, ZONE, zone.key, now)
+    return hours, days
+
+
+async def _first_whole_hour(connection: AsyncConnection, floor: datetime | None) -> datetime | None:
+    """Where the hours begin that the ledger has all rows of, None when it has none.
+
+    Without a floor somebody may have deleted rows by hand: then the first hour may be incomplete.
+    """
+    first = await connection.scalar(select(func.min(_LEDGER.admitted_at)))
+    if first is None:
+        return None
+    if floor is not None and floor > first:
+        return _hour_ceiling(floor)
+    older = select(func.count()).where(_ROLLUP.bucket == "hour", _ROLLUP.bucket_start < hour_start(first))
+    return hour_start(first) + HOUR if await connection.scalar(older) else hour_start(first)
+
+
+def _hour_ceiling(instant: datetime) -> datetime:
+    return instant if instant == hour_start(instant) else hour_start(instant) + HOUR
+
+
 async def rebuild_hours(
     write: Write, *, floor: datetime | None, now: datetime, progress: Callable[[datetime], None] = lambda _: None
 ) -> int:
-    """Make the rollups of hours anew from the ledger, but none that begins before `floor`. Returns how many hours."""
-    async with write() as connection:
-        extremes = select(func.min(_LEDGER.admitted_at), func.max(_LEDGER.admitted_at))
-        first, last = (await connection.execute(extremes)).one()
-        oldest = await connection.scalar(select(func.min(_ROLLUP.bucket_start)).where(_ROLLUP.bucket == "hour"))
-    if first is None:
+    """Make the rollups of hours from `floor` on anew from the ledger. Returns how many hours."""
+    if floor is None:
         return 0
-    start = hour_start(first)
-    if floor is None and oldest is not None and oldest < start:
-        floor = start + HOUR  # somebody deleted rows: the first hour may be incomplete
-    if floor is not None and start < floor:
-        start = hour_start(floor - timedelta(microseconds=1)) + HOUR
-    end = hour_start(max(last, now)) + HOUR
+    async with write() as connection:
+        last = await connection.scalar(select(func.max(_LEDGER.admitted_at)))
+    start, end = floor, hour_start(max(last or now, now)) + HOUR
     at = start
     while at < end:
         until = min(at + STEP, end)
@@ -87,7 +134,7 @@ async def rebuild_hours(
             await connection.execute(insert(usage_aggregates).from_select(_COLUMNS, hours))
         progress(until)
         at = until
-    return max(0, (end - start) // HOUR)
+    return max(timedelta(0), end - start) // HOUR
 
 
 async def rebuild_days(

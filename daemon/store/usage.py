@@ -1,4 +1,4 @@
-"""The ledger and its rollups: appended together, read apart.
+"""The ledger and its rollups: appended together.
 
 Rows go in once, whatever is replayed: the request id is unique, and only rows that were really inserted move the
 rollups, in the same transaction.
@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +19,6 @@ from daemon.core.record import Attempt, Ended, UsageRecord
 from daemon.store import budgets
 from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
 
-GroupBy = Literal["user", "model", "provider", "key", "day", "hour"]
 _NANO = Decimal(10) ** 9
 SUMS = (
     "input_tokens",
@@ -37,14 +36,6 @@ SUMS = (
 )
 _ATTEMPT = tuple(field.name for field in fields(Attempt))
 _COUNTERS = ("requests", "errors", "estimated_requests")
-_GROUPS: dict[GroupBy, ColumnElement[Any]] = {
-    "user": usage_aggregates.c.user_id,
-    "key": usage_aggregates.c.access_key_id,
-    "model": usage_aggregates.c.model,
-    "provider": usage_aggregates.c.provider,
-    "day": usage_aggregates.c.bucket_start,
-    "hour": usage_aggregates.c.bucket_start,
-}
 
 
 async def append(
@@ -78,96 +69,6 @@ async def append(
     if unique:
         await budgets.settle(connection, list(first), fresh, counts=counts)
     return len(fresh)
-
-
-async def totals(
-    connection: AsyncConnection,
-    *,
-    since: datetime,
-    until: datetime,
-    group_by: GroupBy | None = None,
-    filters: Sequence[ColumnElement[bool]] = (),
-) -> list[RowMapping]:
-    """Sums over [since, until), one row a group (column `group`), or one row for all. Whole hours count."""
-    bucket = "day" if group_by == "day" else "hour"
-    columns = [func.coalesce(func.sum(usage_aggregates.c[name]), 0).label(name) for name in (*_COUNTERS, *SUMS)]
-    group = _GROUPS[group_by] if group_by else None
-    query: Select[Any] = select(*([group.label("group")] if group is not None else []), *columns).where(
-        usage_aggregates.c.bucket == bucket,
-        usage_aggregates.c.bucket_start >= since,
-        usage_aggregates.c.bucket_start < until,
-        *filters,
-    )
-    if group is not None:
-        query = query.group_by(group).order_by(group if bucket == "day" or group_by == "hour" else columns[-1].desc())
-    return list((await connection.execute(query)).mappings())
-
-
-def matching(
-    *,
-    user_id: UUID | None = None,
-    access_key_id: UUID | None = None,
-    provider: str | None = None,
-    model: str | None = None,
-) -> list[ColumnElement[bool]]:
-    """Filters for `totals`."""
-    table = usage_aggregates.c
-    wanted = (
-        (table.user_id, user_id),
-        (table.access_key_id, access_key_id),
-        (table.provider, provider),
-        (table.model, model),
-    )
-    return [column == value for column, value in wanted if value is not None]
-
-
-async def spent(connection: AsyncConnection, *, user_id: UUID, since: datetime, until: datetime) -> int:
-    """Nano-dollars of one user in [since, until), from the daily rollups."""
-    query = select(func.coalesce(func.sum(usage_aggregates.c.cost_nano_usd), 0)).where(
-        usage_aggregates.c.bucket == "day",
-        usage_aggregates.c.bucket_start >= since,
-        usage_aggregates.c.bucket_start < until,
-        usage_aggregates.c.user_id == user_id,
-    )
-    return int((await connection.scalar(query)) or 0)
-
-
-async def records(
-    connection: AsyncConnection,
-    *,
-    limit: int,
-    before_id: int | None = None,
-    user_id: UUID | None = None,
-    access_key_id: UUID | None = None,
-    provider: str | None = None,
-    model: str | None = None,
-    request_id: str | None = None,
-    session_id: str | None = None,
-    errors_only: bool = False,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[RowMapping]:
-    """Ledger rows, newest first, below the row `before_id`."""
-    table = token_usage.c
-    wanted = {
-        table.user_id: user_id,
-        table.access_key_id: access_key_id,
-        table.provider: provider,
-        table.model_served: model,
-        table.request_id: request_id,
-        table.session_id: session_id,
-    }
-    conditions = [column == value for column, value in wanted.items() if value is not None]
-    if before_id is not None:
-        conditions.append(table.id < before_id)
-    if errors_only:
-        conditions.append(table.ended != Ended.FINISHED.value)
-    if since is not None:
-        conditions.append(table.admitted_at >= since)
-    if until is not None:
-        conditions.append(table.admitted_at < until)
-    query = select(token_usage).where(and_(True, *conditions)).order_by(table.id.desc()).limit(limit)
-    return list((await connection.execute(query)).mappings())
 
 
 async def _existing(connection: AsyncConnection, table: Any, ids: set[UUID]) -> set[UUID]:

@@ -1,5 +1,7 @@
 """`proxyctl db`: the schema."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +63,31 @@ def downgrade(
     if not cli.options.yes:
         raise UsageError("a downgrade loses data: --yes is required")
     migrate.downgrade(_url(env_file), revision)
+
+
+@register(group, "rebuild-usage")
+def rebuild_usage(cli: Cli, env_file: EnvFile = None) -> None:
+    """Make the hourly and daily usage anew from the ledger; daemons may run meanwhile.
+
+    What is older than the oldest row of the ledger stays as it is. Use it when figures were changed by hand, or
+    restored apart from each other.
+    """
+    from daemon.store.rollups import rebuild
+
+    settings = load(env_file)
+    hours, days = rebuild(_url(env_file), settings.zone, progress=_progress(cli))
+    cli.tell(f"Made anew: {hours} hours, {days} days.")
+
+
+def _progress(cli: Cli) -> Callable[[str], None]:
+    """Tells a terminal how far it is, in one line that is written over."""
+
+    def show(text: str) -> None:
+        if sys.stderr.isatty() and not cli.quiet:
+            sys.stderr.write(f"\r{text}\x1b[K")
+            sys.stderr.flush()
+
+    return show
 
 
 def _url(env_file: Path | None) -> str:

@@ -16,9 +16,9 @@ from daemon.core.periods import day_start
 from daemon.core.record import decode, encode
 from daemon.gateway.journal import Journal, JournalError, read_segment
 from daemon.gateway.ledger import Ledger, LedgerUnavailable
-from daemon.store import usage
 from daemon.store.engine import Store
 from tests.factories import usage_record
+from tests.support.usage import rollup, rows
 
 UTC_ZONE = ZoneInfo("UTC")
 PAYLOADS = [f"payload {n}".encode() * (n + 1) for n in range(6)]
@@ -34,7 +34,7 @@ def ledger_of(store: Store, journal: Journal, **options: float) -> Ledger:
 
 async def ids(store: Store) -> list[str]:
     async with store.read() as connection:
-        return sorted(row["request_id"] for row in await usage.records(connection, limit=10_000))
+        return sorted(row["request_id"] for row in await rows(connection))
 
 
 def written(directory: Path) -> bytes:
@@ -132,9 +132,8 @@ async def test_what_a_process_left_behind_is_replayed_once_however_often(store: 
         assert await ids(store) == [f"req_{n:02}" for n in range(20)]
         assert ledger.written == (0 if copy else 20)
     async with store.read() as connection:
-        [row] = await usage.totals(connection, since=usage_record().admitted_at.replace(hour=0),
-                                   until=usage_record().admitted_at.replace(year=2030))  # fmt: skip
-    assert row["cost_nano_usd"] == 20 * usage_record().cost.total_nano
+        totals = await rollup(connection)
+    assert totals["cost_nano_usd"] == 20 * usage_record().cost.total_nano
 
 
 class AwayStore:

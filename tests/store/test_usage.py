@@ -8,20 +8,20 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from daemon.core.periods import day_start
 from daemon.core.record import Ended
-from daemon.store import migrate, usage
+from daemon.store import ledger, migrate, usage
 from daemon.store.engine import Store
 from daemon.store.filters import live
-from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
+from daemon.store.tables import access_keys, token_usage, users
 from tests.factories import usage_record
+from tests.support.usage import days, rollup
 
 SEOUL = ZoneInfo("Asia/Seoul")
 NOON = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-FOREVER = {"since": datetime(2020, 1, 1, tzinfo=UTC), "until": datetime(2040, 1, 1, tzinfo=UTC)}
 
 
 async def append(store: Store, records: Sequence[usage.UsageRecord]) -> int:
@@ -47,9 +47,9 @@ async def test_a_record_goes_in_once_whatever_is_replayed(store: Store) -> None:
     assert await append(store, records) == 5
     assert await append(store, [*records, *records, usage_record(request_id="req_new")]) == 1
     async with store.read() as connection:
-        [totals] = await usage.totals(connection, **FOREVER)
+        totals = await rollup(connection)
         assert totals["requests"] == 6
-        assert len(await usage.records(connection, limit=100)) == 6
+        assert len(await ledger.records(connection, limit=100)) == 6
 
 
 async def test_the_rollups_are_the_sum_of_the_ledger(store: Store) -> None:
@@ -62,11 +62,9 @@ async def test_the_rollups_are_the_sum_of_the_ledger(store: Store) -> None:
     async with store.read() as connection:
         for bucket in ("hour", "day"):
             for name in usage.SUMS:
-                ledger = await connection.scalar(select(usage.func.sum(token_usage.c[name])))
-                rollup = await connection.scalar(
-                    select(usage.func.sum(usage_aggregates.c[name])).where(usage_aggregates.c.bucket == bucket)
-                )
-                assert int(ledger) == int(rollup) == sum(getattr_path(record, name) for record in records)
+                rows = await connection.scalar(select(func.sum(token_usage.c[name])))
+                sums = await rollup(connection, bucket)
+                assert int(rows) == sums[name] == sum(getattr_path(record, name) for record in records)
 
 
 def getattr_path(record: usage.UsageRecord, name: str) -> int:
@@ -78,8 +76,8 @@ async def test_a_day_begins_in_the_zone_of_the_budget(store: Store) -> None:
     await append(store, [usage_record(request_id="req_1", admitted_at=before)])
     await append(store, [usage_record(request_id="req_2", admitted_at=after)])
     async with store.read() as connection:
-        days = await usage.totals(connection, group_by="day", **FOREVER)
-    assert [(row["group"], row["requests"]) for row in days] == [
+        found = await days(connection)
+    assert found == [
         (datetime(2026, 2, 28, 15, tzinfo=UTC), 1),
         (datetime(2026, 3, 1, 15, tzinfo=UTC), 1),
     ]
@@ -90,17 +88,17 @@ async def test_money_is_exact(store: Store) -> None:
     huge = replace(huge, cost=replace(huge.cost, input_nano=123_456_789_012_345, output_nano=1))
     await append(store, [huge, usage_record(request_id="req_2")])
     async with store.read() as connection:
-        row = (await usage.records(connection, limit=1, request_id="req_1"))[0]
+        row = (await ledger.records(connection, limit=1, request_id="req_1"))[0]
         assert row["input_cost_nano_usd"] == 123_456_789_012_345
-        small = (await usage.records(connection, limit=1, request_id="req_2"))[0]
+        small = (await ledger.records(connection, limit=1, request_id="req_2"))[0]
         assert small["input_cost_usd"] == Decimal(small["input_cost_nano_usd"]) / 10**9
 
 
 async def test_records_come_newest_first_and_page_by_id(store: Store) -> None:
     await append(store, [usage_record(request_id=f"req_{n}") for n in range(5)])
     async with store.read() as connection:
-        first = await usage.records(connection, limit=2)
-        second = await usage.records(connection, limit=2, before_id=first[-1]["id"])
+        first = await ledger.records(connection, limit=2)
+        second = await ledger.records(connection, limit=2, before_id=first[-1]["id"])
     assert [row["id"] for row in [*first, *second]] == [5, 4, 3, 2]
 
 
@@ -108,7 +106,7 @@ async def test_a_batch_keeps_its_order_and_the_first_of_a_duplicate(store: Store
     batch = [usage_record(request_id=f"req_{n}") for n in (3, 1, 2)]
     await append(store, [*batch, usage_record(request_id="req_1", status=500)])
     async with store.read() as connection:
-        rows = await usage.records(connection, limit=9)
+        rows = await ledger.records(connection, limit=9)
     assert [(row["request_id"], row["status"]) for row in rows[::-1]] == [
         ("req_3", 200),
         ("req_1", 200),
@@ -121,8 +119,8 @@ async def test_errors_can_be_listed_alone(store: Store) -> None:
         store, [usage_record(request_id="req_1"), usage_record(request_id="req_2", ended=Ended.ERROR, status=529)]
     )
     async with store.read() as connection:
-        assert [row["request_id"] for row in await usage.records(connection, limit=9, errors_only=True)] == ["req_2"]
-        [totals] = await usage.totals(connection, **FOREVER)
+        assert [row["request_id"] for row in await ledger.records(connection, limit=9, errors_only=True)] == ["req_2"]
+        totals = await rollup(connection)
         assert (totals["requests"], totals["errors"]) == (2, 1)
 
 
@@ -143,16 +141,6 @@ async def test_a_replayed_record_does_not_turn_the_last_use_of_a_key_back(store:
         assert await connection.scalar(select(access_keys.c.last_used_at)) == NOON + timedelta(days=1)
 
 
-async def test_spending_is_that_of_one_user_and_period(store: Store) -> None:
-    mine, other = uuid4(), uuid4()
-    await append(
-        store, [usage_record(request_id="req_1", user_id=mine), usage_record(request_id="req_2", user_id=other)]
-    )
-    async with store.read() as connection:
-        assert await usage.spent(connection, user_id=mine, **FOREVER) == usage_record().cost.total_nano
-        assert await usage.spent(connection, user_id=uuid4(), **FOREVER) == 0
-
-
 async def test_deleting_a_user_takes_its_keys_and_keeps_its_usage(store: Store) -> None:
     user, key = await create_key(store)
     await append(store, [usage_record(request_id="req_1", user_id=user, access_key_id=key)])
@@ -160,7 +148,7 @@ async def test_deleting_a_user_takes_its_keys_and_keeps_its_usage(store: Store) 
         await connection.execute(delete(users).where(users.c.id == user))
     async with store.read() as connection:
         assert (await connection.execute(select(access_keys))).all() == []
-        row = (await usage.records(connection, limit=1))[0]
+        row = (await ledger.records(connection, limit=1))[0]
         assert (row["user_id"], row["access_key_id"]) == (None, None)
 
 
@@ -181,7 +169,7 @@ async def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
             await usage.append(connection, [usage_record()], day_of=lambda instant: day_start(instant, SEOUL))
             raise RuntimeError
     async with store.read() as connection:
-        assert await usage.records(connection, limit=9) == []
+        assert await ledger.records(connection, limit=9) == []
 
 
 async def test_operators_have_two_views(store: Store) -> None:
