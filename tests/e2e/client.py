@@ -66,8 +66,13 @@ async def run_claude(home: Path, prompt: str, *, arguments: Sequence[str] = (), 
         cwd=work, env=environment,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(120):
-        out, err = await process.communicate()
+    try:
+        async with asyncio.timeout(120):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0, (out[-2000:], err[-2000:])
     return Session([json.loads(line) for line in out.splitlines() if line.startswith(b"{")])
 
