@@ -68,12 +68,13 @@ class Compatibility:
 
     def rejected_profiles(self, region: str) -> frozenset[str]:
         """Profiles that turned out not to exist in a region."""
+        now = self._now()
         return frozenset(
             rule.value
             for place, known in self._rules.items()
             if place[0] == region
-            for rule in known
-            if rule.kind == "profile"
+            for rule, end in known.items()
+            if rule.kind == "profile" and end > now
         )
 
     def learn(self, region: str, bedrock_id: str, rules: frozenset[Rule], reason: str) -> None:

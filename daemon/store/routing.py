@@ -35,22 +35,22 @@ async def change_circuit(
     """
     scope, scope_id, provider = key
     where = _is(key)
-    row = (await connection.execute(select(circuits).where(*where).with_for_update())).mappings().one_or_none()
-    values = change(row)
-    if values is None:
-        await connection.execute(delete(circuits).where(*where))
-        return None
-    values = values | {"updated_at": now}
-    if row is not None:
-        await connection.execute(update(circuits).where(circuits.c.id == row["id"]).values(values))
-        return values
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    fresh = {"id": new_id, "scope": scope, "scope_id": scope_id, "provider": provider} | values
-    statement = insert(circuits).values(fresh)
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=["scope", "scope_id", "provider"], set_=values)
-    )
-    return values
+    while True:
+        row = (await connection.execute(select(circuits).where(*where).with_for_update())).mappings().one_or_none()
+        values = change(row)
+        if values is None:
+            await connection.execute(delete(circuits).where(*where))
+            return None
+        values = values | {"updated_at": now}
+        if row is not None:
+            await connection.execute(update(circuits).where(circuits.c.id == row["id"]).values(values))
+            return values
+        fresh = {"id": new_id, "scope": scope, "scope_id": scope_id, "provider": provider} | values
+        statement = insert(circuits).values(fresh).on_conflict_do_nothing().returning(circuits.c.id)
+        if await connection.scalar(statement) is not None:
+            return values
+        # A row that is not there cannot be locked: another replica has been first, and its failure counts too.
 
 
 async def take_probe(
