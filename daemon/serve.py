@@ -11,12 +11,13 @@ from collections.abc import Callable
 import structlog
 import uvicorn
 
+from daemon.core.price_sheets import PriceSheetError
 from daemon.observability.logging import configure
 from daemon.observability.tasks import spawn
 from daemon.runtime import Runtime, SchemaOutdated, new_request_id
 from daemon.secrets_store import Secrets, database_url, load_secrets
 from daemon.security.passwords import hash_password
-from daemon.settings import Settings
+from daemon.settings import Settings, SettingsProblem
 from daemon.store.lock import AlreadyRunning
 from daemon.web.http_protocol import EdgeLimits, hardened_protocol
 
@@ -26,8 +27,16 @@ KEEP_ALIVE_SECONDS = 620  # longer than any load balancer in front keeps an idle
 BACKLOG = 2048
 
 
-def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None] = print) -> int:
-    """Serve until SIGTERM or Ctrl-C. Returns the process's exit code; `say` gets lines for a person on stderr."""
+Reread = Callable[[], Settings | list[SettingsProblem]]
+
+
+def run(
+    settings: Settings, *, host: str, port: int, say: Callable[[str], None] = print, reread: Reread | None = None
+) -> int:
+    """Serve until SIGTERM or Ctrl-C. Returns the process's exit code; `say` gets lines for a person on stderr.
+
+    `reread` gives the settings as they are later, for what is loaded again while the daemon runs.
+    """
     configure(level=settings.log_level, json=not sys.stderr.isatty())
     keys = load_secrets(settings, hash_password)
     if isinstance(keys, list):
@@ -42,7 +51,10 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None] 
     with contextlib.closing(listener):
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(_serve(settings, keys, listener, say))
+                return runner.run(_serve(settings, keys, listener, say, reread))
+        except PriceSheetError as error:
+            say(f"error: {error}")
+            return 2
         except (AlreadyRunning, SchemaOutdated) as error:
             say(f"error: {error}")
             return 1
@@ -83,8 +95,10 @@ def build_server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-async def _serve(settings: Settings, keys: Secrets, listener: socket.socket, say: Callable[[str], None]) -> int:
-    runtime = Runtime(settings, keys)
+async def _serve(
+    settings: Settings, keys: Secrets, listener: socket.socket, say: Callable[[str], None], reread: Reread | None
+) -> int:
+    runtime = Runtime(settings, keys, reread)
     await runtime.start()
     try:
         server = build_server(runtime, settings)

@@ -1,26 +1,35 @@
 """The admin API as one ASGI application."""
 
 import ipaddress
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from daemon.admin import access_keys, auth, bedrock_keys, budgets, circuits, compatibility, models, system, usage, users
+from daemon.admin import (
+    access_keys,
+    auth,
+    bedrock_keys,
+    budgets,
+    circuits,
+    compatibility,
+    models,
+    pricing,
+    system,
+    usage,
+    users,
+)
 from daemon.admin.answers import on_http_error, on_invalid
 from daemon.admin.edge import Edge, Guard
-from daemon.core.pricing import PriceSheet
 from daemon.services.ids import uuid7
 from daemon.services.registry import Services
 
 
-def build_admin_app(services: Services, *, sheet: Callable[[], PriceSheet], trusted_proxies: str = "") -> FastAPI:
+def build_admin_app(services: Services, *, trusted_proxies: str = "") -> FastAPI:
     """The admin API. `trusted_proxies`: addresses and networks whose X-Forwarded-For is believed, comma separated."""
     app = _routes()
     app.state.services = services
-    app.state.sheet = sheet
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     # the last one added is the outermost
@@ -42,6 +51,18 @@ def openapi_document() -> dict[str, Any]:
 
 def _routes() -> FastAPI:
     app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for module in (auth, users, access_keys, budgets, bedrock_keys, models, circuits, compatibility, usage, system):
+    for module in (
+        auth,
+        users,
+        access_keys,
+        budgets,
+        bedrock_keys,
+        models,
+        pricing,
+        circuits,
+        compatibility,
+        usage,
+        system,
+    ):
         app.include_router(module.router)
     return app

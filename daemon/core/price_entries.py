@@ -16,7 +16,8 @@ _OTHERS = ("long_context", "fast", "inference_geo", "effective_date", "unconfirm
 _NUMBER = re.compile(r"[0-9]{1,7}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FINEST = Decimal("1e-9")
-_DEAREST, _LARGEST_FACTOR, _LARGEST_PROMPT = Decimal(1_000_000), Decimal(100), 10**9
+_GEO = re.compile(r"[a-z0-9-]{1,16}")
+_DEAREST, _LARGEST_FACTOR, _LARGEST_PROMPT = Decimal(10_000), Decimal(10), 10**9  # the ledger has columns for these
 
 
 class PriceSheetError(ValueError):
@@ -55,7 +56,8 @@ class Reader:
 
     def report(self, path: Path, message: str) -> None:
         """Note a problem."""
-        self._problems.append(self._document.problem(path, message))
+        readable = message.encode("ascii", "backslashreplace").decode()  # whatever a name is made of
+        self._problems.append(self._document.problem(path, readable))
 
     def refuse(self) -> None:
         """Raise what was noted, the first in the text first."""
@@ -205,6 +207,8 @@ class EntryReader:
             factor = self.reader.number(
                 node, (*place, geo), f"{inner}, {geo}", largest=_LARGEST_FACTOR, unit="times the price"
             )
+            if not _GEO.fullmatch(geo):
+                self.reader.report((*place, geo), f"{inner}: expected a name such as us, got {geo[:40]!r}")
             if factor is not None:
                 found[geo] = factor
         return found

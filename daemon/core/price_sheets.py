@@ -5,6 +5,7 @@ The form of the package lists models with all their prices; an entry says everyt
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -18,6 +19,7 @@ from daemon.core.prices import PROVIDERS, REGIONS, Key, ModelPrice, PriceSheet, 
 __all__ = ["FORMAT", "PriceSheetError", "load_sheet", "overlay"]
 
 FORMAT = "proxyctl/models/v1"
+_MODEL = re.compile(r"[\x21-\x7e]{1,256}")
 
 
 def load_sheet(document: bytes) -> PriceSheet:
@@ -132,7 +134,7 @@ class _Layer:
 
     def _name(self, model: str, path: Path) -> str:
         """The id of a model that is known already; else what it is called here, without what Bedrock adds."""
-        if not 0 < len(model) <= LONGEST_NAME:
+        if not _MODEL.fullmatch(model):
             self.reader.report(path, f"{model[:LONGEST_NAME]!r}: expected the name of a model")
         known = self._below.name_of(model) or self.names.get(normalise_model(model))
         return known or (normalise_model(model) if self._below.sheet_id else model)

@@ -118,9 +118,11 @@ class Accounts:
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
         on_settled: Callable[[UsageRecord], None] = lambda record: None,
+        on_unpriced: Callable[[str, str], None] = lambda provider, model: None,
     ) -> None:
         self._sink = sink
         self._on_settled = on_settled
+        self._on_unpriced = on_unpriced
         self._sheet = sheet
         self._now = now
         self._monotonic = monotonic
@@ -215,12 +217,14 @@ class Accounts:
         error_type: str | None = None,
     ) -> UsageRecord:
         tried = exchange.tried
-        sheet = self._sheet()
+        sheet = self._sheet().on(exchange.admitted_at.date())
         model = (meter.model if meter else None) or tried.price_model or exchange.facts.model
         if tried.price_model is not None and not sheet.knows(tried.provider, model):
             model = tried.price_model
         priced = None
         if tokens != TokenCounts():
+            if not sheet.knows(tried.provider, model):
+                self._on_unpriced(tried.provider, model[:_TEXT_LIMIT])
             priced = price(
                 tokens,
                 sheet=sheet,

@@ -1,7 +1,7 @@
 """What routing goes by and what it learns, in one place: loaded at the start, and again when a replica changed it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,12 +38,22 @@ class Routing:
 
 
 class Follower:
-    """Follows the epochs in the store: what another replica changed is forgotten or loaded again, here as there."""
+    """Follows the epochs in the store: what another replica changed is forgotten or loaded again, here as there.
 
-    def __init__(self, store: Store, on_access_change: Callable[[], None], routing: Routing) -> None:
+    `loads` are run when the epoch of their name has changed, and once at the first look.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        on_access_change: Callable[[], None],
+        routing: Routing,
+        loads: Mapping[str, Callable[[], Awaitable[None]]],
+    ) -> None:
         self._store = store
         self._on_access_change = on_access_change
         self._routing = routing
+        self._loads = loads
         self._known: dict[str, int] | None = None
         self._wake = asyncio.Event()
 
@@ -65,11 +75,13 @@ class Follower:
     async def _look(self) -> None:
         async with self._store.read() as connection:
             epochs = await read_all(connection)
-        known, self._known = self._known, epochs
-        if known is None:
-            return
-        changed = {name for name, epoch in epochs.items() if known.get(name) != epoch}
-        if "access" in changed:
-            self._on_access_change()
-        if changed & {"routing", "models"}:
-            await self._routing.load(self._store)
+        known = self._known
+        changed = {name for name, epoch in epochs.items() if known is None or known.get(name) != epoch}
+        for name in changed & self._loads.keys():
+            await self._loads[name]()
+        if known is not None:
+            if "access" in changed:
+                self._on_access_change()
+            if changed & {"routing", "models"}:
+                await self._routing.load(self._store)
+        self._known = epochs  # after an outage half-way all of it is done again

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from zoneinfo import ZoneInfo
 
-from daemon.core.budget import Mode, Scope
+from daemon.core.budget import Mode, Scope, counts
 from daemon.core.mapping import Catalogue
 from daemon.security.envelope import Envelope
 from daemon.services.access_keys import AccessKeys
@@ -16,6 +17,8 @@ from daemon.services.circuits import Circuits
 from daemon.services.compatibility import Compatibility
 from daemon.services.directory import Directory
 from daemon.services.models import Models
+from daemon.services.pricing import Pricing
+from daemon.services.repricing import Repricer
 from daemon.services.sign_in import SignIn
 from daemon.services.system import System
 from daemon.services.usage import Usage
@@ -35,6 +38,8 @@ class Services:
     budgets: Budgets
     bedrock_keys: BedrockKeys
     models: Models
+    pricing: Pricing
+    repricer: Repricer
     circuits: Circuits
     compatibility: Compatibility
     usage: Usage
@@ -67,7 +72,7 @@ def build_services(
     default_bedrock_region: str,
     envelope: Envelope,
     probe_bedrock: Probe,
-    is_priced: Callable[[str, str], bool],
+    pricing: Pricing,
     on_access_change: Callable[[], None],
     on_models_change: Callable[[], None],
     on_routing_change: Callable[[], None],
@@ -76,7 +81,7 @@ def build_services(
     """Services on one store.
 
     `on_access_change` runs after each commit that may change who is admitted, `on_models_change` where a model goes,
-    `on_routing_change` which provider is tried. `is_priced` says whether a model has a price on Bedrock in a region.
+    `on_routing_change` which provider is tried.
     """
     return Services(
         users=Users(
@@ -106,9 +111,11 @@ def build_services(
             catalogue=catalogue,
             environment=model_environment,
             default_region=default_bedrock_region,
-            is_priced=is_priced,
+            is_priced=lambda model, region: pricing.current().find("bedrock", region, model)[1],
             on_change=on_models_change,
         ),
+        pricing=pricing,
+        repricer=Repricer(store, sheet=lambda: pricing.sheet, zone=zone, counts=partial(counts, budget_scope), now=now),
         circuits=Circuits(store, now=now, on_change=on_routing_change),
         compatibility=Compatibility(store, now=now, on_change=on_routing_change),
         budgets=Budgets(

@@ -13,7 +13,7 @@ from proxyctl.context import Cli
 from proxyctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from daemon.settings import Settings
+    from daemon.settings import Settings, SettingsProblem
 
 group = new_group("Run the daemon here, check its settings.")
 
@@ -30,7 +30,7 @@ def _run(cli: Cli, host: Host = "127.0.0.1", port: Port = 8000, env_file: EnvFil
     from daemon.serve import run
 
     settings = load(env_file)
-    raise typer.Exit(run(settings, host=host, port=port, say=_say))
+    raise typer.Exit(run(settings, host=host, port=port, say=_say, reread=lambda: _reread(env_file)))
 
 
 register(group, "run")(_run)
@@ -39,7 +39,10 @@ register(group, "run")(_run)
 @register(group, "check")
 def check(cli: Cli, env_file: EnvFile = None) -> None:
     """Load settings and look at the database; start nothing. Exit 2 when the settings are wrong."""
+    from daemon.core.price_sheets import PriceSheetError
+    from daemon.price_sources import packaged_sheet, price_layers
     from daemon.secrets_store import data_directory, database_url
+    from daemon.services.pricing import with_layers
     from daemon.settings import missing_for_postgres, variable_of
     from daemon.store import migrate
 
@@ -50,9 +53,14 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
         source = "" if name in settings.model_fields_set else "  (default)"
         cli.tell(f"{variable_of(name):<30} {getattr(settings, name)}{source}")
     cli.tell(f"data directory                 {data_directory(settings)}")
-    for problem in problems:
-        sys.stderr.write(f"error: {problem}\n")
-    if problems:
+    lines = [str(problem) for problem in problems]
+    try:
+        with_layers(packaged_sheet(), price_layers(lambda: settings))
+    except PriceSheetError as error:
+        lines.append(str(error))
+    for line in lines:
+        sys.stderr.write(f"error: {line}\n")
+    if lines:
         raise typer.Exit(2)
     fresh = url.startswith("sqlite") and not (data_directory(settings) / "proxyctl.db").exists()
     cli.tell(
@@ -104,6 +112,16 @@ def load(env_file: Path | None) -> "Settings":
             sys.stderr.write(f"error: {problem}\n")
         raise typer.Exit(2)
     return settings
+
+
+def _reread(env_file: Path | None) -> "Settings | list[SettingsProblem]":
+    """The settings as they are now: the process's own environment cannot change, the file can."""
+    from daemon.settings import SettingsProblem, load_settings
+
+    try:
+        return load_settings((_read(env_file) if env_file else {}) | dict(os.environ))
+    except UsageError as error:
+        return [SettingsProblem("--env-file", error.message)]
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -15,10 +15,11 @@ from fastapi import FastAPI
 
 from daemon.admin.app import build_admin_app
 from daemon.core.mapping import load_catalogue
-from daemon.core.pricing import load_sheet
+from daemon.core.price_sheets import load_sheet
 from daemon.resources import data_file
 from daemon.security.envelope import Envelope, LocalCipher
 from daemon.services.bedrock_keys import ProbeResult
+from daemon.services.pricing import Layer, Pricing
 from daemon.services.registry import Services, build_services
 from daemon.store.engine import Store
 
@@ -61,6 +62,7 @@ class Plane:
     app: FastAPI
     changes: list[datetime] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
 
     def anonymous(self, address: str = "127.0.0.1") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=self.app, client=(address, 1234))
@@ -80,7 +82,8 @@ async def probe(_: UUID) -> ProbeResult:
 def build_plane(store: Store) -> Plane:
     clock, changes, announced = Clock(), [], []
     document = data_file("models.json").read_bytes()
-    sheet = load_sheet(document)
+    layers: list[Layer] = []
+    pricing = Pricing(store, packaged=load_sheet(document), read_configured=lambda: list(layers), now=clock)
     services = build_services(
         store,
         hasher_secret=HASHER_SECRET,
@@ -99,13 +102,13 @@ def build_plane(store: Store) -> Plane:
         default_bedrock_region="eu-west-1",
         envelope=Envelope(LocalCipher(LOCAL_KEY)),
         probe_bedrock=probe,
-        is_priced=lambda model, region: ("bedrock", region, model) in sheet.prices,
+        pricing=pricing,
         on_access_change=lambda: changes.append(clock()),
         on_models_change=lambda: announced.append("models"),
         on_routing_change=lambda: announced.append("routing"),
         system_facts=lambda: {"database": store.dialect},
     )
-    return Plane(store, clock, services, build_admin_app(services, sheet=lambda: sheet), changes, announced)
+    return Plane(store, clock, services, build_admin_app(services), changes, announced, layers)
 
 
 @pytest.fixture
