@@ -82,14 +82,15 @@ async def rebuild_all(
     async with write() as connection:
         known = await marks(connection)
         floor = await _first_whole_hour(connection, known.floor)
+        first_day = await _first_whole_day(connection, floor, zone) if floor else None
     hours = await rebuild_hours(write, floor=floor, now=now, progress=lambda at: progress(f"hours until {at:%F %R}"))
     moved = known.zone not in (None, zone.key)
     days = await rebuild_days(
         write,
         zone=zone,
-        floor=floor,
+        floor=first_day,
         now=now,
-        only=lambda day: moved or (floor is not None and day >= floor),
+        only=lambda day: moved or (first_day is not None and day >= first_day),
         progress=lambda day: progress(f"day {day.astimezone(zone):%F}"),
     )
     async with write() as connection:
@@ -107,8 +108,19 @@ async def _first_whole_hour(connection: AsyncConnection, floor: datetime | None)
         return None
     if floor is not None and floor > first:
         return _hour_ceiling(floor)
-    older = select(func.count()).where(_ROLLUP.bucket == "hour", _ROLLUP.bucket_start < hour_start(first))
-    return hour_start(first) + HOUR if await connection.scalar(older) else hour_start(first)
+    whole = hour_start(first)
+    return whole + HOUR if await _anything_before(connection, whole) else whole
+
+
+async def _first_whole_day(connection: AsyncConnection, floor: datetime, zone: ZoneInfo) -> datetime:
+    """Where the days begin that can be made anew: from hours, or where midnight is not on one, from the ledger."""
+    start = day_start(floor, zone)
+    return floor if start != hour_start(start) and await _anything_before(connection, floor) else start
+
+
+async def _anything_before(connection: AsyncConnection, instant: datetime) -> bool:
+    older = select(func.count()).where(_ROLLUP.bucket == "hour", _ROLLUP.bucket_start < instant)
+    return bool(await connection.scalar(older))
 
 
 def _hour_ceiling(instant: datetime) -> datetime:
@@ -172,7 +184,7 @@ async def rebuild_days(
 
 async def strays(connection: AsyncConnection, *, zone: ZoneInfo, since: datetime) -> set[datetime]:
     """Days of `zone` in which rollups begin that belong to another zone's days: a replica has other settings."""
-    query = select(_ROLLUP.bucket_start.distinct()).where(_ROLLUP.bucket == "day", _ROLLUP.bucket_start >= since)
+    query = select(_ROLLUP.bucket_start).distinct().where(_ROLLUP.bucket == "day", _ROLLUP.bucket_start >= since)
     starts = (await connection.scalars(query)).all()
     return {day_start(start, zone) for start in starts if day_start(start, zone) != start}
 
