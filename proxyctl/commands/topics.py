@@ -28,7 +28,7 @@ A flag comes before a variable. The daemon's own variables are in the README."""
 5    conflict: it exists, or was changed meanwhile
 6    the daemon cannot be reached; safe to try again
 7    the daemon refused a value
-8    different, or work is pending (db check)
+8    different, or work is pending (db check, pricing diff)
 130  interrupted""",
     "output": """\
 On a terminal a table; piped, tab-separated rows without a header.
