@@ -80,7 +80,7 @@ async def settled_id(store: Store) -> int:
             return newest
         waiting: set[Any] | None = None
         for _ in range(_WRITER_LOOKS):
-            writers = set((await connection.execute(text(_WRITERS))).tuples())
+            writers = {tuple(row) for row in await connection.execute(text(_WRITERS))}
             waiting = writers if waiting is None else waiting & writers
             if not waiting:
                 return newest
