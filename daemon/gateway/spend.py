@@ -51,6 +51,7 @@ GATHER_SECONDS = 0.002
 BATCH = 50
 PATIENCE_SECONDS = 2.0
 STEP = FLOOR_OUTPUT
+OVERDRAFT = 1_500  # tokens lent to what streams when the budget ends: with the bytes in hand less than a step
 _DEFAULT_MAX_TOKENS = 4096
 _USERS = 50_000
 UNREADABLE = Denied(
@@ -156,7 +157,8 @@ class Budgets:
     async def grow(self, exchange: Exchange, meter: UsageMeter, record: Callable[[], UsageRecord]) -> bool:
         """Keep a reservation ahead of what is streaming. False: the budget is used up, the answer has to end.
 
-        A balanced budget lends one step to what is already streaming, a strict one nothing: there all was reserved.
+        A balanced budget lends less than a step to what is already streaming, a strict one nothing: there all of it was
+        reserved.
         """
         reservation = exchange.reservation
         if reservation is None:
@@ -164,13 +166,14 @@ class Budgets:
         if not reservation.prompt_known and meter.prompt_known:
             self._give_back(reservation, meter, record)
         while meter.output_seen > reservation.covered:
-            step = cost_at(TokenCounts(output=STEP), reservation.prices).total_nano
-            if not await self._change(reservation, step, force=False):
-                if reservation.overdrawn or self._mode == "strict":
-                    return False
-                reservation.overdrawn = True
-                await self._change(reservation, step, force=True)
-            reservation.covered += STEP
+            if reservation.overdrawn:
+                return False
+            if await self._change(reservation, STEP, force=False):
+                continue
+            if self._mode == "strict":
+                return False
+            reservation.overdrawn = True
+            await self._change(reservation, OVERDRAFT, force=True)
         return True
 
     def learned(self, record: UsageRecord) -> None:
@@ -214,14 +217,19 @@ class Budgets:
         except OUTAGES as error:
             log.warning("budget surplus not given back", reason=type(error).__name__)
 
-    async def _change(self, reservation: Reservation, amount: int, *, force: bool) -> bool:
+    async def _change(self, reservation: Reservation, output: int, *, force: bool) -> bool:
+        """Reserve for more output tokens; False when there is no room."""
+        amount = cost_at(TokenCounts(output=output), reservation.prices).total_nano
         try:
             async with asyncio.timeout(PATIENCE_SECONDS), self._write() as connection:
-                return await budgets.change_reservation(
+                fits = await budgets.change_reservation(
                     connection, reservation.request_id, reservation.counter, amount, force=force
                 )
         except OUTAGES:
-            return True  # what streams already is finished; its cost is settled when the store is back
+            fits = True  # what streams already is finished; its cost is settled when the store is back
+        if fits:
+            reservation.covered += output
+        return fits
 
     async def _submit(self, intent: Intent) -> Reserved | Refused | None:
         answer: asyncio.Future[Reserved | Refused | None] = asyncio.get_running_loop().create_future()
