@@ -30,6 +30,17 @@ _RETRY = timedelta(seconds=30)  # when keys could not be renewed and the old one
 _SPARE = timedelta(seconds=10)  # keys that expire sooner are not used for a request any more
 _SIGN_INLINE = 128 * 1024  # bytes; a megabyte takes about a millisecond to hash
 _THREADS = 4
+# The daemon's own credentials do not work any more: it may have been given others, which a new client will find.
+_OWN_REFUSED = frozenset(
+    (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    )
+)
 _SESSION_NAME = "proxyctl"
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,6 +66,7 @@ class AwsSigner:
         self._now = now
         self._temporary: dict[BedrockCredential, _Temporary] = {}
         self._flights: Flights[BedrockCredential, IamKeys | Failure] = Flights()
+        self._clients: dict[str, Any] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aws")
 
     async def sign(
@@ -104,25 +116,42 @@ class AwsSigner:
         return fresh.keys
 
     def _fetch(self, credential: AssumeRole | Ambient, region: str) -> _Temporary:
-        import boto3
-        from botocore.config import Config
-
-        session = boto3.Session(region_name=region)
-        found = session.get_credentials()
-        if found is None:
-            raise _NoneFound
         if isinstance(credential, Ambient):
-            frozen = found.get_frozen_credentials()
+            frozen = _session(region).get_credentials().get_frozen_credentials()
             keys = IamKeys(frozen.access_key, frozen.secret_key, frozen.token)
             until = self._now() + AMBIENT_SECONDS
             return _Temporary(keys, until, until)
-        config = Config(connect_timeout=STS_SECONDS, read_timeout=STS_SECONDS, retries={"total_max_attempts": 1})
-        client = session.client("sts", endpoint_url=self._sts_url, config=config)
         extra = {"ExternalId": credential.external_id} if credential.external_id else {}
-        answer = client.assume_role(RoleArn=credential.role_arn, RoleSessionName=_SESSION_NAME, **extra)
+        try:
+            answer = self._sts(region).assume_role(RoleArn=credential.role_arn, RoleSessionName=_SESSION_NAME, **extra)
+        except Exception as error:
+            if _code_of(error) in _OWN_REFUSED:
+                self._clients.pop(region, None)
+            raise
         given = answer["Credentials"]
         keys = IamKeys(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
         return _Temporary(keys, given["Expiration"] - REFRESH_EARLY, given["Expiration"] - _SPARE)
+
+    def _sts(self, region: str) -> Any:
+        """A client is kept: while boto3 makes one, it holds up every thread for 50 ms."""
+        from botocore.config import Config
+
+        client = self._clients.get(region)
+        if client is None:
+            config = Config(connect_timeout=STS_SECONDS, read_timeout=STS_SECONDS, retries={"total_max_attempts": 1})
+            client = _session(region).client("sts", endpoint_url=self._sts_url, config=config)
+            self._clients[region] = client
+        return client
+
+
+def _session(region: str) -> Any:
+    """A session of boto3 that has credentials."""
+    import boto3
+
+    session = boto3.Session(region_name=region)
+    if session.get_credentials() is None:
+        raise _NoneFound
+    return session
 
 
 async def load_botocore() -> None:
@@ -151,12 +180,17 @@ def sign_request(
 
 
 def _unavailable(credential: BedrockCredential, error: Exception) -> Failure:
-    response = getattr(error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     if isinstance(error, _NoneFound):
         reason = "the daemon has none of its own, in environment, profile, container or instance role"
     elif isinstance(error, TimeoutError):
         reason = f"no answer in {STS_SECONDS:g} s"
     else:
-        reason = code or type(error).__name__
+        reason = _code_of(error) or type(error).__name__
     return Failure(FailureKind.CREDENTIAL, f"no AWS credentials by {credential.kind}: {reason}")
+
+
+def _code_of(error: Exception) -> str | None:
+    """AWS's name of an error, None for one that is not AWS's."""
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return str(code) if code else None
