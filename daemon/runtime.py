@@ -23,6 +23,7 @@ from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import load_catalogue
 from daemon.core.periods import day_start
 from daemon.core.prices import PriceSheet
+from daemon.core.record import UsageRecord
 from daemon.gateway.accounts import Accounts, Drains
 from daemon.gateway.admission import Admission
 from daemon.gateway.bedrock import Bedrock, ModelMap, OpenKeys
@@ -30,6 +31,7 @@ from daemon.gateway.bodies import BodyReader
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.endpoints import DataPlane
 from daemon.gateway.exchange import Exchanges
+from daemon.gateway.guard import Guard
 from daemon.gateway.journal import Journal
 from daemon.gateway.learned import Compatibility, Sessions
 from daemon.gateway.leases import Leases
@@ -144,12 +146,18 @@ class Runtime:
             local_key=self._keys.local_encryption_key,
         )
         await envelope.prepare()
+        guard = Guard(replicas=lambda: budgets.replicas, monotonic=time.monotonic)
+
+        def settled(record: UsageRecord) -> None:
+            budgets.learned(record)
+            guard.used(record)
+
         accounts = partial(
             Accounts,
             sheet=lambda: pricing.sheet,
             now=utc_now,
             monotonic=time.monotonic,
-            on_settled=budgets.learned,
+            on_settled=settled,
             on_unpriced=pricing.note_unknown,
         )
         bedrock = self._bedrock(envelope, routing)
@@ -165,7 +173,7 @@ class Runtime:
             new_request_id=new_request_id,
         )
         self.services = self._build_services(store, pricing, admission, follow, routing, envelope, probe)
-        data_plane = self._data_plane(store, admission, accounts(self.ledger), budgets, bedrock, routing)
+        data_plane = self._data_plane(store, admission, accounts(self.ledger), budgets, guard, bedrock, routing)
         self.app = Application(
             data_plane=data_plane,
             control_plane=build_admin_app(self.services, trusted_proxies=settings.trusted_proxies),
@@ -329,6 +337,7 @@ class Runtime:
         admission: Admission,
         accounts: Accounts,
         budgets: Budgets,
+        guard: Guard,
         bedrock: Bedrock,
         routing: Routing,
     ) -> DataPlane:
@@ -348,6 +357,7 @@ class Runtime:
             accounts=accounts,
             exchanges=Exchanges(accounts, budgets, routing.circuits, routing.sessions),
             sessions=routing.sessions,
+            guard=guard,
             plan=plan,
             bedrock=bedrock,
             bodies=BodyReader(_memory() // _MEMORY_SHARE),

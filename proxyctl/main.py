@@ -10,6 +10,7 @@ from proxyctl.command import Debug, NoInput, Output, Query, Quiet, Server, Timeo
 from proxyctl.commands import (
     auth,
     bedrock_keys,
+    budgets,
     circuits,
     compatibility,
     daemon,
@@ -70,6 +71,7 @@ for name, group in (
     ("users", users.group),
     ("keys", keys.group),
     ("bedrock-keys", bedrock_keys.group),
+    ("budgets", budgets.group),
     ("models", models.group),
     ("pricing", pricing.group),
     ("routing", routing.group),

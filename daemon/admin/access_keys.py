@@ -3,11 +3,11 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Response
 
 from daemon.admin.bodies import StrictRoute
-from daemon.admin.deps import Cursor, Limit, Text, TheActor, TheServices
-from daemon.contract.access_keys import AccessKey, AccessKeyCreate, AccessKeyRotate, AccessKeySecret
+from daemon.admin.deps import Cursor, Limit, Text, TheActor, TheServices, Version
+from daemon.contract.access_keys import AccessKey, AccessKeyCreate, AccessKeyRotate, AccessKeySecret, AccessKeyUpdate
 from daemon.contract.common import Page
 
 router = APIRouter(prefix="/admin", tags=["access keys"], route_class=StrictRoute)
@@ -46,6 +46,21 @@ async def create_key(
 async def get_key(key_id: UUID, services: TheServices) -> AccessKey:
     """One key, without its secret."""
     return await services.access_keys.get_key(key_id)
+
+
+@router.patch("/access-keys/{key_id}")
+async def update_key(
+    key_id: UUID,
+    wanted: Annotated[AccessKeyUpdate, Body()],
+    services: TheServices,
+    actor: TheActor,
+    version: Version,
+    response: Response,
+) -> AccessKey:
+    """Change a key's name, expiry or limits."""
+    key = await services.access_keys.update_key(key_id, wanted, actor, version=version)
+    response.headers["etag"] = f'"{key.version}"'
+    return key
 
 
 @router.post("/access-keys/{key_id}/rotate")

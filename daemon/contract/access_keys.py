@@ -9,6 +9,7 @@ from pydantic import Field
 from daemon.contract.common import Answer, Instant, Name, Request, Result
 
 MAXIMUM_GRACE_SECONDS = 7 * 86_400
+KeyLimit = Annotated[int, Field(ge=1, le=1_000_000_000)]
 AccessKeyStatus = Literal["active", "expired", "revoked"]
 
 
@@ -24,6 +25,9 @@ class AccessKey(Answer):
     expires_at: datetime | None
     previous_expires_at: datetime | None
     last_used_at: datetime | None
+    limit_requests_per_minute: int | None
+    limit_tokens_per_minute: int | None
+    limit_concurrent_requests: int | None
     version: int
     created_at: datetime
     updated_at: datetime
@@ -37,10 +41,23 @@ class AccessKeySecret(AccessKey):
 
 
 class AccessKeyCreate(Request):
-    """A new key. Its name is unique among the user's keys that are not revoked."""
+    """A new key. Its name is unique among the user's keys that are not revoked. Without limits it has none."""
 
     name: Name
     expires_at: Annotated[Instant, Field(strict=False)] | None = None
+    limit_requests_per_minute: KeyLimit | None = None
+    limit_tokens_per_minute: KeyLimit | None = None
+    limit_concurrent_requests: KeyLimit | None = None
+
+
+class AccessKeyUpdate(Request):
+    """A change of a key: an absent field stays, null clears it."""
+
+    name: Name | None = None
+    expires_at: Annotated[Instant, Field(strict=False)] | None = None
+    limit_requests_per_minute: KeyLimit | None = None
+    limit_tokens_per_minute: KeyLimit | None = None
+    limit_concurrent_requests: KeyLimit | None = None
 
 
 class AccessKeyRotate(Request):

@@ -16,6 +16,7 @@ from daemon.gateway.answers import Denied, send_denied, send_json, send_whole
 from daemon.gateway.bedrock import CANNOT_COUNT, NO_KEY, Bedrock
 from daemon.gateway.bodies import BodyReader, ClientLeft
 from daemon.gateway.exchange import Exchanges
+from daemon.gateway.guard import Guard
 from daemon.gateway.learned import Sessions
 from daemon.gateway.ledger import LedgerUnavailable
 from daemon.gateway.legs import Leg
@@ -53,6 +54,7 @@ class DataPlane:
         accounts: Accounts,
         exchanges: Exchanges,
         sessions: Sessions,
+        guard: Guard,
         plan: Plan,
         bedrock: Bedrock,
         bodies: BodyReader,
@@ -65,6 +67,7 @@ class DataPlane:
         self._accounts = accounts
         self._exchanges = exchanges
         self._sessions = sessions
+        self._guard = guard
         self._plan = plan
         self._bedrock = bedrock
         self._bodies = bodies
@@ -106,13 +109,19 @@ class DataPlane:
             await send_denied(send, denied, request_id)
 
     async def _messages(self, call: _Call) -> Denied | None:
-        body = await self._bodies.read(call.receive, call.scope["headers"])
-        if isinstance(body, Denied):
-            return body
+        denied = self._guard.enter(call.admitted.principal)
+        if denied is not None:
+            return denied
         try:
-            return await self._exchange(call, body)
+            body = await self._bodies.read(call.receive, call.scope["headers"])
+            if isinstance(body, Denied):
+                return body
+            try:
+                return await self._exchange(call, body)
+            finally:
+                self._bodies.release(body)
         finally:
-            self._bodies.release(body)
+            self._guard.leave(call.admitted.principal)
 
     async def _exchange(self, call: _Call, body: bytes) -> Denied | None:
         facts = inspect(body)

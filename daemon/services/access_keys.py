@@ -9,7 +9,7 @@ from sqlalchemy import Select, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.contract.access_keys import AccessKey, AccessKeyCreate, AccessKeySecret
+from daemon.contract.access_keys import AccessKey, AccessKeyCreate, AccessKeySecret, AccessKeyUpdate
 from daemon.contract.common import Page
 from daemon.core.identity import mask
 from daemon.security.access_keys import hash_key, new_access_key
@@ -103,6 +103,40 @@ class AccessKeys:
         more = cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
         return Page(items=[self._view(row) for row in rows[:limit]], next_cursor=more)
 
+    async def update_key(
+        self, key_id: UUID, wanted: AccessKeyUpdate, actor: Actor, *, version: int | None
+    ) -> AccessKey:
+        """Change the fields that were sent. With `version`, only if the key still has it.
+
+        Raises:
+            NotFound, Conflict (stale version, name taken, key revoked), Invalid (no name, expiry in the past).
+        """
+        now = self._now()
+        changes = wanted.model_dump(exclude_unset=True)
+        if "name" in changes and changes["name"] is None:
+            raise Invalid("must not be null", field="name")
+        if changes.get("expires_at") is not None and changes["expires_at"] <= now:
+            raise Invalid("must be in the future", field="expires_at")
+        try:
+            async with self._store.write() as connection:
+                row = await _one(connection, key_id, lock=True)
+                if row["deleted_at"] is not None:
+                    raise Conflict("the access key is revoked")
+                if version is not None and version != row["version"]:
+                    raise Conflict("the access key has changed since it was read")
+                changed = {field: value for field, value in changes.items() if row[field] != value}
+                if not changed:
+                    return self._view(row)
+                values = changed | {"version": row["version"] + 1, "updated_at": now}
+                await connection.execute(update(access_keys).where(access_keys.c.id == key_id).values(values))
+                before = {field: _plain(row[field]) for field in changed}
+                after = {field: _plain(value) for field, value in changed.items()}
+                await self._announce(connection, actor, "access_key.update", key_id, before=before, after=after)
+        except IntegrityError:
+            raise Conflict(f"the user has an access key named {changes['name']!r} already", field="name") from None
+        self._on_access_change()
+        return self._view(dict(row) | values)
+
     async def rotate_key(self, key_id: UUID, *, grace_seconds: int, actor: Actor) -> AccessKeySecret:
         """A new secret for a live key; the old one works for the grace, one before that no longer.
 
@@ -175,6 +209,11 @@ class AccessKeys:
         if row["deleted_at"] is not None:
             return "revoked"
         return "expired" if row["expires_at"] is not None and row["expires_at"] <= self._now() else "active"
+
+
+def _plain(value: object) -> object:
+    """As the audit log keeps it."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _joined() -> Select[Any]:

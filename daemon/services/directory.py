@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Select, and_, or_, select
 
 from daemon.core.budget import NO_BUDGET, Budget
+from daemon.core.limits import NO_LIMITS, KeyLimits
 from daemon.store.engine import Store
 from daemon.store.filters import live
 from daemon.store.tables import access_keys, bedrock_keys, users
@@ -37,6 +38,7 @@ class Principal:
     valid_until: datetime | None
     bedrock_key: SealedBedrockKey | None = None
     budget: Budget = NO_BUDGET
+    limits: KeyLimits = NO_LIMITS
 
 
 class _KeyRow(Protocol):
@@ -85,6 +87,9 @@ def _principals() -> Select[Any]:
             access_keys.c.key_hash,
             access_keys.c.expires_at,
             access_keys.c.previous_expires_at,
+            access_keys.c.limit_requests_per_minute,
+            access_keys.c.limit_tokens_per_minute,
+            access_keys.c.limit_concurrent_requests,
             users.c.id.label("user_id"),
             users.c.name.label("user_name"),
             users.c.routing_strategy,
@@ -110,7 +115,10 @@ def _principal(row: Any, valid_until: datetime | None) -> Principal:
             row.bedrock_key_id, row.id, row.bedrock_region, row.bedrock_route, profile, row.sealed_secret
         )
     budget = Budget(row.budget_nano_usd, row.budget_period)
-    return Principal(row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until, sealed, budget)
+    limits = KeyLimits(row.limit_requests_per_minute, row.limit_tokens_per_minute, row.limit_concurrent_requests)
+    return Principal(
+        row.user_id, row.user_name, row.id, row.name, row.routing_strategy, valid_until, sealed, budget, limits
+    )
 
 
 def _valid_until(row: _KeyRow, key_hash: str) -> datetime | None:

@@ -31,6 +31,13 @@ EmitAs = Annotated[Emit, typer.Option("--emit", help="key, env, or claude-settin
 KeyName = Annotated[str, typer.Argument(help="USER/NAME, id, key prefix, or a name only one key has.")]
 
 
+RequestsPerMinute = Annotated[
+    int | None, typer.Option("--requests-per-minute", min=0, help="Most requests in a minute.")
+]
+TokensPerMinute = Annotated[int | None, typer.Option("--tokens-per-minute", min=0, help="Most tokens in a minute.")]
+Concurrent = Annotated[int | None, typer.Option("--concurrent", min=0, help="Most requests at once.")]
+
+
 class IfExists(StrEnum):
     """What `create` does when the user has a key of that name."""
 
@@ -64,6 +71,9 @@ def create_key(
     expires_at: Annotated[
         str | None, typer.Option("--expires-at", help="RFC 3339, such as 2027-01-01T00:00:00Z.")
     ] = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent: Concurrent = None,
     if_exists: Annotated[IfExists, typer.Option("--if-exists", help="When the name is taken.")] = IfExists.FAIL,
     output_file: OutputFile = None,
     emit: EmitAs = Emit.KEY,
@@ -78,7 +88,8 @@ def create_key(
 
     check_output_file(output_file)
     owner = find_user(cli.client, user)
-    body = {"name": name} | ({"expires_at": expires_at} if expires_at else {})
+    limits = _limits(requests_per_minute, tokens_per_minute, concurrent)
+    body = {"name": name} | ({"expires_at": expires_at} if expires_at else {}) | limits
     try:
         key = cli.client.post(f"/admin/users/{owner['id']}/access-keys", body)
     except ConflictError as error:
@@ -92,6 +103,36 @@ def create_key(
             return
         key = cli.client.post(f"/admin/access-keys/{existing[0]['id']}/rotate", {"grace_seconds": 300})
     _reveal(cli, key, output_file, emit)
+
+
+@register(group, "update")
+def update_key(
+    cli: Cli,
+    key: KeyName,
+    name: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
+    expires_at: Annotated[str | None, typer.Option("--expires-at", help="RFC 3339, or none.")] = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent: Concurrent = None,
+) -> None:
+    """Change a key's name, expiry or limits; what is not named stays, 0 takes a limit away.
+
+    Example: proxyctl keys update alice/laptop --requests-per-minute 60 --concurrent 8
+    """
+    from proxyctl.resolve import find_key
+
+    body: dict[str, Any] = _limits(requests_per_minute, tokens_per_minute, concurrent)
+    if name is not None:
+        body["name"] = name
+    if expires_at is not None:
+        body["expires_at"] = None if expires_at == "none" else expires_at
+    if not body:
+        raise UsageError("nothing to change", hint="proxyctl keys update --help")
+    found = find_key(cli.client, key)
+    changed = cli.client.patch(f"/admin/access-keys/{found['id']}", body, version=found["version"])
+    result = "unchanged" if changed["version"] == found["version"] else "updated"
+    cli.tell(f"{result.capitalize()} key {changed['name']} of {changed['user_name']}.")
+    _print(cli, changed | {"result": result})
 
 
 @register(group, "rotate")
@@ -130,6 +171,16 @@ def revoke_key(
     cli.confirm(f"This revokes key {found['name']} of {found['user_name']}", name=found["name"])
     cli.client.delete(f"/admin/access-keys/{found['id']}")
     cli.tell(f"Revoked key {found['name']} of {found['user_name']}.")
+
+
+def _limits(requests: int | None, tokens: int | None, concurrent: int | None) -> dict[str, Any]:
+    """Limits as the API takes them; 0 means none."""
+    given = {
+        "limit_requests_per_minute": requests,
+        "limit_tokens_per_minute": tokens,
+        "limit_concurrent_requests": concurrent,
+    }
+    return {name: value or None for name, value in given.items() if value is not None}
 
 
 def seconds(text: str) -> int:

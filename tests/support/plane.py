@@ -25,6 +25,7 @@ from daemon.gateway.bodies import BodyReader
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.endpoints import DataPlane
 from daemon.gateway.exchange import Exchanges
+from daemon.gateway.guard import Guard
 from daemon.gateway.learned import Compatibility, Sessions
 from daemon.gateway.legs import Deadlines
 from daemon.gateway.plan import Plan
@@ -257,6 +258,7 @@ async def plane(
         accounts=accounts,
         exchanges=Exchanges(accounts, budgets, routing.circuits, routing.sessions),
         sessions=routing.sessions,
+        guard=Guard(replicas=lambda: 1, monotonic=time.monotonic),
         plan=Plan(
             plan_upstream,
             api_key=plan_api_key,
