@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: help setup run demo test check e2e drill bench clean
+.PHONY: help setup run demo test check e2e drill bench bench-usage clean
 
 help: ## list the verbs
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
 setup: $(VENV)/.ready ## create .venv with everything that is needed to run and test
 
@@ -47,6 +47,9 @@ drill: setup ## kill the daemon under load, many times (CYCLES=200)
 
 bench: setup ## figures against nginx on loopback (QUICK=1 for a short run)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+bench-usage: setup ## reports over ten million rows on PostgreSQL, one million on SQLite
+	@$(BIN)/python -m bench.usage
 
 clean: ## remove what the verbs made
 	@rm -rf $(VENV) tests/e2e/node_modules .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -64,7 +64,9 @@ class UsageExport:
 async def _jsonl(pages: AsyncIterator[list[dict[str, Any]]]) -> AsyncIterator[bytes]:
     async with aclosing(pages) as rows:  # type: ignore[type-var]
         async for page in rows:
-            lines = (orjson.dumps({name: row[name] for name in FIELDS}) for row in page)
+            lines = (
+                orjson.dumps({name: row[name] for name in FIELDS}, default=str, option=orjson.OPT_UTC_Z) for row in page
+            )
             yield b"".join(line + b"\n" for line in lines)
 
 

@@ -142,7 +142,7 @@ async def peopled(store: Store) -> Store:
 
 
 # pytest-asyncio runs the test's coroutine for every example in the same loop: the store is filled anew for each
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 async def test_every_report_is_the_sum_of_the_ledger(peopled: Store, data: st.DataObject) -> None:
     zone = data.draw(st.sampled_from(ZONES))
