@@ -21,7 +21,9 @@ class Figures:
 
 def _request(system: System, size: int, *, stream: bool) -> bytes:
     filler = "x" * max(0, size - 120)
-    body = json.dumps({"model": "claude-opus-5-5", "stream": stream, "messages": [{"role": "user", "content": filler}]})
+    body = json.dumps(
+        {"model": system.model, "stream": stream, "max_tokens": 100, "messages": [{"role": "user", "content": filler}]}
+    )
     head = (
         f"POST {system.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"

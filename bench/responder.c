@@ -2,7 +2,8 @@
  *
  * responder PORT            POST …            -> one JSON message of about 1 KB
  * (body "stream": true)     POST …            -> an event stream of EVENTS events, one every INTERVAL milliseconds
- * Usage: responder PORT EVENTS INTERVAL_MS
+ * …/invoke-with-response-stream               -> the same as AWS event-stream frames, read from FRAMES/{start,delta,stop}
+ * Usage: responder PORT EVENTS INTERVAL_MS [FRAMES]
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,9 +20,16 @@
 
 #define CONNECTIONS 8192
 #define MARK "\"stream\": true"
+#define COMPACT_MARK "\"stream\":true"
+#define FRAMED "/invoke-with-response-stream"
+
+struct bytes {
+  char *data;
+  size_t length;
+};
 
 struct connection {
-  int open, sent, streaming;
+  int open, sent, streaming, framed;
   size_t have, need;
   char tail[16384];
   double next;
@@ -29,7 +37,8 @@ struct connection {
 static struct connection connections[CONNECTIONS];
 static int streams[CONNECTIONS], stream_count;
 static char json[2048], start[1024], stop[1024];
-static const char *delta =
+static struct bytes events_of[2][3]; /* server-sent events, frames: start, delta, stop */
+static char *delta =
     "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":"
     "\"text_delta\",\"text\":\"twelve bytes\"}}\n\n";
 
@@ -39,19 +48,34 @@ static double now(void) {
   return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-static void chunk(int fd, const char *text) {
-  char buffer[2048];
-  int length = snprintf(buffer, sizeof buffer, "%zx\r\n%s\r\n", strlen(text), text);
-  if (write(fd, buffer, length) < 0 && errno != EAGAIN) close(fd);
+static void chunk(int fd, struct bytes part) {
+  char buffer[4096];
+  int head = snprintf(buffer, sizeof buffer, "%zx\r\n", part.length);
+  memcpy(buffer + head, part.data, part.length);
+  memcpy(buffer + head + part.length, "\r\n", 2);
+  if (write(fd, buffer, head + part.length + 2) < 0 && errno != EAGAIN) close(fd);
+}
+
+static struct bytes from_file(const char *folder, const char *name) {
+  char path[1024];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  struct bytes found = {malloc(2048), 0};
+  FILE *file = fopen(path, "rb");
+  if (!file) perror(path), exit(1);
+  found.length = fread(found.data, 1, 2048, file);
+  fclose(file);
+  return found;
 }
 
 static void answer(int fd, struct connection *c, int events) {
   if (!c->streaming) {
     if (write(fd, json, strlen(json)) < 0) return;
   } else {
-    const char *head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    const char *head =
+        c->framed ? "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\ntransfer-encoding: chunked\r\n\r\n"
+                  : "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     if (write(fd, head, strlen(head)) < 0) return;
-    chunk(fd, start);
+    chunk(fd, events_of[c->framed][0]);
     c->sent = 0;
     c->next = now();
     streams[stream_count++] = fd;
@@ -72,10 +96,11 @@ static void readable(int fd, int events) {
       if (!end) return;
       c->need = (end + 4 - buffer) + (length ? strtoul(length + 15, NULL, 10) : 0);
       c->have = 0;
-      c->streaming = 0;
+      c->framed = memmem(buffer, end - buffer, FRAMED, strlen(FRAMED)) != NULL;
+      c->streaming = c->framed;
     }
     c->have += got;
-    if (memmem(buffer, got, MARK, strlen(MARK))) c->streaming = 1;
+    if (memmem(buffer, got, MARK, strlen(MARK)) || memmem(buffer, got, COMPACT_MARK, strlen(COMPACT_MARK))) c->streaming = 1;
     if (c->have >= c->need) answer(fd, c, events);
   }
   if (got == 0 || (got < 0 && errno != EAGAIN)) {
@@ -105,6 +130,11 @@ int main(int argc, char **argv) {
   snprintf(stop, sizeof stop,
            "event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":20}}\n\n"
            "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
+  events_of[0][0] = (struct bytes){start, strlen(start)};
+  events_of[0][1] = (struct bytes){delta, strlen(delta)};
+  events_of[0][2] = (struct bytes){stop, strlen(stop)};
+  const char *names[] = {"start", "delta", "stop"};
+  for (int i = 0; argc > 4 && i < 3; i++) events_of[1][i] = from_file(argv[4], names[i]);
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -134,9 +164,9 @@ int main(int argc, char **argv) {
       if (time < c->next) continue;
       c->next += interval;
       if (c->sent++ < events) {
-        chunk(fd, delta);
+        chunk(fd, events_of[c->framed][1]);
       } else {
-        chunk(fd, stop);
+        chunk(fd, events_of[c->framed][2]);
         if (write(fd, "0\r\n\r\n", 5) < 0) perror("write");
         streams[i--] = streams[--stream_count];
       }

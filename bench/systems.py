@@ -31,6 +31,7 @@ class System:
     path: str
     pid: int | None
     start_seconds: float = 0.0
+    model: str = "claude-opus-5-5"
 
     def cpu_seconds(self) -> float:
         """User and system time of the process tree."""
@@ -78,13 +79,14 @@ async def running_systems(directory: Path, *, events: int, interval_ms: int) -> 
     source = Path(__file__).parent / "responder.c"
     subprocess.run(["cc", "-O2", "-o", responder, source], check=True)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_process([str(responder), str(upstream), str(events), str(interval_ms)], upstream))
+        command = [str(responder), str(upstream), str(events), str(interval_ms), str(_frames(directory))]
+        stack.enter_context(_process(command, upstream))
         systems = [System("direct", upstream, "/v1/messages", None)]
         if shutil.which("nginx"):
             systems.append(_nginx(stack, directory, upstream))
         else:
             sys.stderr.write("nginx is not installed and left out: apt-get install nginx-light\n")
-        systems.append(_daemon(stack, directory, upstream))
+        systems += _daemon(stack, directory, upstream)
         await asyncio.sleep(0.2)
         yield systems
 
@@ -108,13 +110,31 @@ def _nginx(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
     return System("nginx", port, "/v1/messages", pid, child.start_seconds)
 
 
-def _daemon(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
+def _frames(directory: Path) -> Path:
+    """The responder's events as Bedrock's frames, in files."""
+    from daemon.simulator.eventstream import chunk
+
+    model = "claude-sonnet-4-5-20250929"
+    usage = {"input_tokens": 10, "output_tokens": 1}
+    start = {"type": "message_start", "message": {"id": "msg_bench", "model": model, "usage": usage}}
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "twelve bytes"}}
+    ends = ({"type": "message_delta", "usage": {"output_tokens": 20}}, {"type": "message_stop"})
+    folder = directory / "frames"
+    folder.mkdir()
+    for name, events in (("start", [start]), ("delta", [delta]), ("stop", ends)):
+        (folder / name).write_bytes(b"".join(chunk(dumps(event, separators=(",", ":")).encode()) for event in events))
+    return folder
+
+
+def _daemon(stack: AsyncExitStack, directory: Path, upstream: int) -> list[System]:
+    """One daemon, by three ways through it: the plan, and Bedrock by both of its wires."""
     port = _free_port()
     environment = {
         "PATH": os.environ["PATH"],
         "PROXY_DATA_DIR": str(directory / "data"),
         "PROXY_PLAN_API_URL": f"http://127.0.0.1:{upstream}",
         "PROXY_PLAN_API_KEY": "bench",
+        "PROXY_BEDROCK_URL": f"http://127.0.0.1:{upstream}",
         "PROXY_ADMIN_PASSWORD_HASH": hashlib.sha256(PASSWORD.encode()).hexdigest(),
         "PROXY_LOG_LEVEL": "error",
     }
@@ -125,9 +145,22 @@ def _daemon(stack: AsyncExitStack, directory: Path, upstream: int) -> System:
     basic = b64encode(f"admin:{PASSWORD}".encode()).decode()
     token = _call(f"{base}/admin/auth/login", {"authorization": f"Basic {basic}"})["access_token"]
     bearer = {"authorization": f"Bearer {token}"}
-    user = _call(f"{base}/admin/users", bearer, {"name": "bench"})
-    key = _call(f"{base}/admin/users/{user['id']}/access-keys", bearer, {"name": "bench"})["access_key"]
-    return System("daemon", port, f"/ak/{key}/v1/messages", pid, child.start_seconds)
+
+    def path(name: str, strategy: str) -> str:
+        user = _call(f"{base}/admin/users", bearer, {"name": name, "routing_strategy": strategy})
+        key = _call(f"{base}/admin/users/{user['id']}/access-keys", bearer, {"name": "bench"})
+        if strategy == "bedrock_only":
+            body = {"auth": "api_key", "api_key": f"ABSK{'bench' * 25}", "region": "us-east-1"}
+            _call(f"{base}/admin/access-keys/{key['id']}/bedrock-key", bearer, body)
+        return f"/ak/{key['access_key']}/v1/messages"
+
+    started = child.start_seconds
+    bedrock = path("bedrock", "bedrock_only")
+    return [
+        System("daemon", port, path("plan", "plan_first"), pid, started),
+        System("daemon, Bedrock messages", port, bedrock, pid, started),
+        System("daemon, Bedrock invoke", port, bedrock, pid, started, "claude-sonnet-4-5"),
+    ]
 
 
 class _process:
