@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import RowMapping, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.core.pricing import Priced
@@ -82,12 +82,6 @@ async def rows_to_price(
         query = query.where(_L.admitted_at >= instant, or_(_L.admitted_at > instant, _L.id > row))
     query = query.order_by(_L.admitted_at, _L.id).limit(limit)
     return (await connection.execute(query.with_for_update() if lock else query)).mappings().all()
-
-
-async def count_rows(connection: AsyncConnection, *, since: datetime, until: datetime) -> int:
-    """Ledger rows admitted in [since, until)."""
-    query = select(func.count()).select_from(token_usage).where(_L.admitted_at >= since, _L.admitted_at < until)
-    return int(await connection.scalar(query) or 0)
 
 
 async def reprice(

@@ -240,6 +240,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda entry: entry.update(effective_date="2026-13-01"), "effective_date: expected a day such as 2026-01-31"),
     (lambda entry: entry.update(effective_date=20260101), "effective_date: expected a day"),
     (lambda entry: entry.update(inference_geo={"us": 0}), "inference_geo, us: expected a positive number of times"),
+    (lambda entry: entry.update(inference_geo={"US\ud800": 1}), "inference_geo: expected a name such as us"),
     (lambda entry: entry.update(long_context=OPUS), "above_prompt_tokens: expected a number of tokens"),
     (lambda entry: entry.update(fast=[1]), "fast: expected an object"),
     (lambda entry: entry.update(unconfirmed="no"), "unconfirmed: expected true or false"),
