@@ -5,9 +5,8 @@ rollups, in the same transaction.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from datetime import datetime
-from decimal import Decimal
+from operator import add
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +14,11 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.core.record import Attempt, Ended, UsageRecord
+from daemon.core.record import Ended, UsageRecord
 from daemon.store import budgets
-from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
+from daemon.store.bulk import insert_records
+from daemon.store.tables import access_keys, usage_aggregates, users
 
-_NANO = Decimal(10) ** 9
 SUMS = (
     "input_tokens",
     "output_tokens",
@@ -34,8 +33,8 @@ SUMS = (
     "cache_read_cost_nano_usd",
     "cost_nano_usd",
 )
-_ATTEMPT = tuple(field.name for field in fields(Attempt))
 _COUNTERS = ("requests", "errors", "estimated_requests")
+_ADDED = (*_COUNTERS, *SUMS)
 
 
 async def append(
@@ -56,12 +55,7 @@ async def append(
     unique = list(first.values())
     known_users = await _existing(connection, users, {record.user_id for record in unique})
     known_keys = await _existing(connection, access_keys, {record.access_key_id for record in unique})
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    inserted: set[str] = set()
-    if unique:
-        rows = [_row(record, known_users, known_keys) for record in unique]
-        statement = insert(token_usage).on_conflict_do_nothing(index_elements=["request_id"])
-        inserted.update((await connection.scalars(statement.returning(token_usage.c.request_id), rows)).all())
+    inserted = await insert_records(connection, unique, known_users, known_keys) if unique else set()
     fresh = [record for record in unique if record.request_id in inserted]
     if fresh:
         await _roll_up(connection, fresh, day_of)
@@ -75,59 +69,13 @@ async def _existing(connection: AsyncConnection, table: Any, ids: set[UUID]) -> 
     return set((await connection.scalars(select(table.c.id).where(table.c.id.in_(ids)))).all())
 
 
-def _dollars(nano: int) -> Decimal:
-    return Decimal(nano) / _NANO
-
-
-def _row(record: UsageRecord, known_users: set[UUID], known_keys: set[UUID]) -> dict[str, Any]:
-    cost, price = record.cost, record.price
-    return {
-        "request_id": record.request_id,
-        "access_key_id": record.access_key_id if record.access_key_id in known_keys else None,
-        "user_id": record.user_id if record.user_id in known_users else None,
-        "provider": record.provider,
-        "model_requested": record.model_requested,
-        "model_served": record.model_served,
-        "is_stream": record.stream,
-        "status": record.status,
-        "ended": record.ended.value,
-        "estimated": record.estimated,
-        "suspect": record.suspect,
-        **_sums(record),
-        "estimated_cost_usd": _dollars(cost.total_nano),
-        "input_cost_usd": _dollars(cost.input_nano),
-        "output_cost_usd": _dollars(cost.output_nano),
-        "cache_write_cost_usd": _dollars(cost.cache_write_5m_nano + cost.cache_write_1h_nano),
-        "cache_read_cost_usd": _dollars(cost.cache_read_nano),
-        "pricing_sheet_id": price.sheet_id if price else None,
-        "pricing_model": price.model if price else None,
-        "pricing_region": price.region if price else None,
-        "pricing_tier": price.tier if price else None,
-        "pricing_effective_date": price.effective_date.isoformat() if price else None,
-        "pricing_input_per_million": price.input if price else None,
-        "pricing_output_per_million": price.output if price else None,
-        "pricing_cache_write_5m_per_million": price.cache_write_5m if price else None,
-        "pricing_cache_write_1h_per_million": price.cache_write_1h if price else None,
-        "pricing_cache_read_per_million": price.cache_read if price else None,
-        "attempts": [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in record.attempts],
-        "fallback_reason": record.fallback_reason,
-        "error_type": record.error_type,
-        "upstream_request_id": record.upstream_request_id,
-        "session_id": record.session_id,
-        "agent_id": record.agent_id,
-        "parent_agent_id": record.parent_agent_id,
-        "request_class": record.request_class,
-        "prompt_id": record.prompt_id,
-        "first_byte_ms": record.first_byte_ms,
-        "duration_ms": record.duration_ms,
-        "admitted_at": record.admitted_at,
-        "finished_at": record.finished_at,
-    }
-
-
-def _sums(record: UsageRecord) -> dict[str, int]:
+def _amounts(record: UsageRecord) -> tuple[int, ...]:
+    """What a record adds to its rollups: `_COUNTERS`, then `SUMS`."""
     tokens, cost = record.tokens, record.cost
-    values = (
+    return (
+        1,
+        int(record.ended is Ended.ERROR),
+        int(record.estimated),
         tokens.input,
         tokens.output,
         tokens.cache_write_5m,
@@ -141,34 +89,31 @@ def _sums(record: UsageRecord) -> dict[str, int]:
         cost.cache_read_nano,
         cost.total_nano,
     )
-    return dict(zip(SUMS, values, strict=True))
 
 
 async def _roll_up(
     connection: AsyncConnection, fresh: Sequence[UsageRecord], day_of: Callable[[datetime], datetime]
 ) -> None:
     """Add records to their hour and their day: one upsert a bucket, however many records fall into it."""
-    buckets: dict[tuple[Any, ...], dict[str, int]] = {}
+    buckets: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    days: dict[datetime, datetime] = {}  # by quarter of an hour: no zone has finer offsets
     for record in fresh:
-        amounts = _sums(record) | {
-            "requests": 1,
-            "errors": int(record.ended is Ended.ERROR),
-            "estimated_requests": int(record.estimated),
-        }
+        amounts = _amounts(record)
         hour = record.admitted_at.replace(minute=0, second=0, microsecond=0)
-        for bucket, start in (("hour", hour), ("day", day_of(record.admitted_at))):
+        quarter = hour.replace(minute=record.admitted_at.minute // 15 * 15)
+        day = days.get(quarter) or days.setdefault(quarter, day_of(record.admitted_at))
+        for bucket, start in (("hour", hour), ("day", day)):
             key = (bucket, start, record.user_id, record.access_key_id, record.provider, record.model_served)
-            sums = buckets.setdefault(key, dict.fromkeys(amounts, 0))
-            for name, amount in amounts.items():
-                sums[name] += amount
+            sums = buckets.get(key)
+            buckets[key] = amounts if sums is None else tuple(map(add, sums, amounts))
     names = ("bucket", "bucket_start", "user_id", "access_key_id", "provider", "model")
     rows = [
-        dict(zip(names, key, strict=True)) | sums
+        dict(zip(names, key, strict=True)) | dict(zip(_ADDED, sums, strict=True))
         for key, sums in sorted(buckets.items(), key=lambda item: str(item[0]))
     ]
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(usage_aggregates)
-    added = {name: usage_aggregates.c[name] + statement.excluded[name] for name in (*_COUNTERS, *SUMS)}
+    added = {name: usage_aggregates.c[name] + statement.excluded[name] for name in _ADDED}
     await connection.execute(statement.on_conflict_do_update(index_elements=list(names), set_=added), rows)
 
 

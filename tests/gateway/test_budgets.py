@@ -19,6 +19,7 @@ from daemon.core.periods import day_start
 from daemon.core.pricing import price
 from daemon.core.record import Ended, UsageRecord
 from daemon.core.tokens import TokenCounts
+from daemon.gateway import spend
 from daemon.gateway.accounts import Accounts, Exchange, Tried
 from daemon.gateway.admission import Admitted
 from daemon.gateway.answers import Denied
@@ -41,6 +42,12 @@ MODEL = "claude-opus-5-5"
 TRIED = Tried("bedrock", "messages", "us.anthropic.claude-opus-5-5", MODEL, "us")
 BODY = b'{"messages": []}'
 DOLLAR = 10**9
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no outage here."""
+    monkeypatch.setattr(spend, "PATIENCE_SECONDS", 60.0)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from daemon.core.periods import day_start
-from daemon.core.record import Ended
+from daemon.core.record import Attempt, Cost, Ended, PriceSnapshot
 from daemon.store import ledger, migrate, usage
 from daemon.store.engine import Store
 from daemon.store.filters import live
@@ -68,7 +68,7 @@ async def test_the_rollups_are_the_sum_of_the_ledger(store: Store) -> None:
 
 
 def getattr_path(record: usage.UsageRecord, name: str) -> int:
-    return usage._sums(record)[name]
+    return dict(zip(usage._ADDED, usage._amounts(record), strict=True))[name]
 
 
 async def test_a_day_begins_in_the_zone_of_the_budget(store: Store) -> None:
@@ -188,3 +188,39 @@ def test_the_schema_is_what_the_code_says_and_goes_down_again(database_url: str)
     assert migrate.current(database_url) is None
     migrate.upgrade(database_url)
     assert migrate.drift(database_url) == []
+
+
+async def test_a_row_is_written_as_sqlalchemy_would_have_written_it(store: Store) -> None:
+    price = PriceSnapshot(
+        "sheet",
+        "plan",
+        "global",
+        "claude-opus-5-5",
+        "standard",
+        date(2026, 1, 1),
+        *map(Decimal, ["4", "20", "5", "8", "0.2"]),
+    )
+    attempts = (Attempt("plan", "messages", 529, "overloaded", 3), Attempt("bedrock", "invoke", 200, None, 5, "us.x"))
+    record = usage_record(
+        price=price, attempts=attempts, session_id='a "quoted" ü 你', cost=Cost(1_499, 1_500, 0, 7, 9)
+    )
+    await append(store, [record])
+    async with store.write() as connection:
+        row = dict((await connection.execute(select(token_usage))).mappings().one())
+        twin = {name: value for name, value in row.items() if name != "id"} | {"request_id": "req_twin"}
+        await connection.execute(insert(token_usage).values(twin))
+        written, through = (await connection.exec_driver_sql("SELECT * FROM token_usage ORDER BY id")).mappings().all()
+    differing = {name for name in written if written[name] != through[name]}
+    assert differing - {"attempts"} == {"id", "request_id"}
+    assert row["attempts"] == [
+        {
+            "provider": "plan",
+            "route": "messages",
+            "status": 529,
+            "failure": "overloaded",
+            "duration_ms": 3,
+            "model": None,
+        },
+        {"provider": "bedrock", "route": "invoke", "status": 200, "failure": None, "duration_ms": 5, "model": "us.x"},
+    ]
+    assert row["estimated_cost_usd"] == Decimal("0.000003")
