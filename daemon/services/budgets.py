@@ -173,11 +173,16 @@ class BudgetDisplay:
         period: Period = principal.budget.period if limit is not None else "monthly"
         counter = counter_key(principal.user_id, period, self._now(), self._zone)
         async with self._store.read() as connection:
-            spent, reserved = await state(connection, counter, counts=self._counts)
+            # without a limit nothing is counted against one: all of it is shown
+            spent, reserved = await state(connection, counter, counts=self._counts if limit is not None else _any)
         shown = None if limit is None else BudgetState(limit, period, spent, reserved, counter.end)
         body = orjson.dumps(usage_document(spent, shown))
         self._shown[key] = (body, self._monotonic())
         return body
+
+
+def _any(_: str) -> bool:
+    return True
 
 
 def counter_key(user_id: UUID, period: Period, now: datetime, zone: ZoneInfo) -> CounterKey:
