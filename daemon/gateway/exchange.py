@@ -10,6 +10,7 @@ from daemon.gateway.accounts import Accounts, Exchange, session_of
 from daemon.gateway.answers import Denied
 from daemon.gateway.circuits import Circuits
 from daemon.gateway.learned import Sessions
+from daemon.gateway.ledger import LedgerUnavailable
 from daemon.gateway.legs import Failed, Leg, Whole, no_answer
 from daemon.gateway.relay import Held, Outgoing
 from daemon.gateway.spend import Budgets
@@ -142,11 +143,16 @@ class Exchanges:
 
     async def _noted(self, exchange: Exchange, leg: Leg) -> Denied | None:
         """Reserve what the request may cost, and note it: nothing goes out that is not on the books somewhere."""
-        outcome = await self._budgets.before(exchange, leg.tried, leg.body, self._accounts.so_far(exchange))
+        record = self._accounts.so_far(exchange)
+        outcome = await self._budgets.before(exchange, leg.tried, leg.body, record)
         if isinstance(outcome, Denied):
             return outcome
         if not outcome and not exchange.intended:
-            self._accounts.checkpoint(exchange)
+            try:
+                self._accounts.checkpoint(exchange)
+            except LedgerUnavailable:
+                if not await self._budgets.note(exchange, record):
+                    raise
         exchange.intended = True
         return None
 

@@ -8,9 +8,10 @@ magic.
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 MAGIC = b"\xa7PJ1"
@@ -49,7 +50,8 @@ class Journal:
         self._write = write
         self._descriptor: int | None = None
         self._size = 0
-        self._number = max((int(path.stem) for path in _segments(directory)), default=0)
+        names = (path.stem for path in _segments(directory))
+        self._number = max((int(name) for name in names if name.isdecimal()), default=0)
         self.path: Path | None = None  # the segment that is being written
 
     def append(self, payload: bytes) -> Path:
@@ -76,29 +78,54 @@ class Journal:
         """The segments that are not being written, oldest first."""
         return [path for path in _segments(self._directory) if path != self.path]
 
-    def read_old(self) -> Iterator[Segment]:
-        """What is in them, one at a time."""
-        for path in self.old():
-            yield read_segment(path)
-
     def discard(self, path: Path) -> None:
-        """Delete a segment whose records are all in the store; the one being written is closed first."""
+        """Delete a segment whose records are all in the store; the one being written is closed first.
+
+        One that cannot be deleted is read again at the next start, which changes nothing.
+        """
         if path == self.path:
             self.close()
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
     def set_aside(self, path: Path, damage: Damage) -> None:
-        """Keep bytes that could not be read, for a person to look at."""
-        (self._directory / f"{path.stem}-{damage.offset}.bad").write_bytes(damage.data)
+        """Keep bytes that could not be read, for a person to look at.
+
+        Raises:
+            OSError: they could not be kept.
+        """
+        self._keep(f"{path.stem}-{damage.offset}", ".bad", damage.data)
 
     def reject(self, name: str, payload: bytes) -> None:
-        """Keep a record that the store refuses, for a person to look at."""
-        (self._directory / f"{name}.rejected").write_bytes(payload)
+        """Keep a record that the store refuses, for a person to look at.
+
+        Raises:
+            OSError: it could not be kept.
+        """
+        self._keep(name, ".rejected", payload)
 
     def close(self) -> None:
         descriptor, self._descriptor, self.path, self._size = self._descriptor, None, None, 0
         if descriptor is not None:
-            os.close(descriptor)
+            with suppress(OSError):  # what `write` took is in the page cache all the same
+                os.close(descriptor)
+
+    def _keep(self, name: str, suffix: str, data: bytes) -> None:
+        """Numbers of segments come again after a start: what is kept never takes the place of something else."""
+        for number in count():
+            path = self._directory / f"{name}{f'-{number}' if number else ''}{suffix}"
+            try:
+                with path.open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                if path.read_bytes() == data:
+                    return
+            except OSError:
+                with suppress(OSError):
+                    path.unlink()
+                raise
+            else:
+                return
 
     def _abandon(self) -> None:
         """Close the segment after a failed write; without a whole frame it is deleted, too."""
@@ -117,7 +144,11 @@ class Journal:
 
 
 def read_segment(path: Path) -> Segment:
-    """Read a segment, however damaged it is."""
+    """Read a segment, however damaged it is.
+
+    Raises:
+        OSError: the disk does not give it.
+    """
     data = path.read_bytes()
     payloads: list[bytes] = []
     damage: list[Damage] = []

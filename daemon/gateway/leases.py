@@ -1,7 +1,7 @@
 """Requests outlive the replica that serves them: leases say who is alive, orphans are settled by whoever finds them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,6 +16,9 @@ log = structlog.get_logger()
 
 BEAT_SECONDS = 10.0
 _ALIVE = timedelta(seconds=60)
+# Leases run out while nobody can renew them, and this replica's own journal may know better: nothing is taken over
+# until everyone has had the time to say that they are alive.
+_GRACE = timedelta(seconds=25)
 _BATCH = 100
 
 
@@ -30,23 +33,28 @@ class Leases:
         owner: str,
         now: Callable[[], datetime],
         day_of: Callable[[datetime], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._write = write
         self._spend = spend
         self._owner = owner
         self._now = now
         self._day_of = day_of
+        self._sleep = sleep
 
     async def run(self) -> None:
         """Beat until cancelled; while the store is away nobody can take anything over either."""
+        reachable_since: datetime | None = None
         while True:
             try:
                 await self.beat()
-                while await self.reap() == _BATCH:
+                reachable_since = reachable_since or self._now()
+                while self._now() - reachable_since >= _GRACE and await self.reap() == _BATCH:
                     pass
             except OUTAGES as error:
+                reachable_since = None
                 log.warning("leases not renewed", reason=type(error).__name__)
-            await asyncio.sleep(BEAT_SECONDS)
+            await self._sleep(BEAT_SECONDS)
 
     async def beat(self) -> None:
         """Say that this replica is alive, and count those that are."""

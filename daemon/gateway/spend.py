@@ -50,6 +50,7 @@ LEASE = timedelta(seconds=60)
 GATHER_SECONDS = 0.002
 BATCH = 50
 PATIENCE_SECONDS = 2.0
+NOTE_SECONDS = 1.0
 STEP = FLOOR_OUTPUT
 OVERDRAFT = 1_500  # tokens lent to what streams when the budget ends: with the bytes in hand less than a step
 _DEFAULT_MAX_TOKENS = 4096
@@ -129,8 +130,9 @@ class Budgets:
             return NO_PRICE
         budget = exchange.admitted.principal.budget
         enforced = self._mode != "off" and budget.limit_nano is not None and self.counts(tried.provider)
-        if exchange.reservation is not None or not (enforced or self._every_intent):
-            return exchange.reservation is not None
+        noted = exchange.reservation is not None or (exchange.intended and not enforced)
+        if noted or not (enforced or self._every_intent):
+            return noted
         reservation = self._sized(exchange, tried, body, model, budget) if enforced else None
         intent = Intent(
             exchange.request_id,
@@ -152,6 +154,16 @@ class Budgets:
             return self._exceeded(state)
         exchange.reservation = reservation
         exchange.budget_headers = tuple(headers_for(state))
+        return True
+
+    async def note(self, exchange: Exchange, record: UsageRecord) -> bool:
+        """Note a request in the store because its replica's journal takes nothing; False when the store is away."""
+        user_id = exchange.admitted.principal.user_id
+        try:
+            async with asyncio.timeout(NOTE_SECONDS):
+                await self._submit(Intent(exchange.request_id, user_id, None, 0, encode(record)))
+        except OUTAGES:
+            return False
         return True
 
     async def grow(self, exchange: Exchange, meter: UsageMeter, record: Callable[[], UsageRecord]) -> bool:
@@ -257,18 +269,26 @@ class Budgets:
             self._running = False
 
     async def _reserve_all(self, batch: list[tuple[Intent, "asyncio.Future[Reserved | Refused | None]"]]) -> None:
+        """Reserve for those that still wait. Who has given up goes on without, so nothing is left behind for them."""
         now = self._now()
+        waiting = [(intent, answer) for intent, answer in batch if not answer.done()]
         outcomes = []
         async with self._write() as connection:
-            for intent, _ in batch:
+            for intent, _ in waiting:
                 outcomes.append(
                     await budgets.reserve(
                         connection, intent, owner=self._owner, now=now, lease=now + LEASE, counts=self.counts
                     )
                 )
-        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+        late = []
+        for (intent, answer), outcome in zip(waiting, outcomes, strict=True):
             if not answer.done():
                 answer.set_result(outcome)
+            else:
+                late.append(intent.request_id)
+        if late:
+            async with self._write() as connection:
+                await budgets.settle(connection, late, [], counts=self.counts)
 
     async def _reserve_each(self, batch: list[tuple[Intent, "asyncio.Future[Reserved | Refused | None]"]]) -> None:
         for item in batch:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -72,19 +72,23 @@ async def reserve(
         if isinstance(outcome, Refused):
             return outcome
     held = intent.counter if outcome is not None else None
-    await connection.execute(
-        insert(intents).values(
-            request_id=intent.request_id,
-            user_id=intent.user_id,
-            period=held.period if held else None,
-            period_start=held.start if held else None,
-            reserved_nano_usd=intent.amount_nano if held else 0,
-            record=intent.record,
-            owner=owner,
-            lease_expires_at=lease,
-            created_at=now,
-        )
+    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    changing = {
+        "period": held.period if held else None,
+        "period_start": held.start if held else None,
+        "reserved_nano_usd": intent.amount_nano if held else 0,
+        "record": intent.record,
+    }
+    noted = upsert(intents).values(
+        request_id=intent.request_id,
+        user_id=intent.user_id,
+        owner=owner,
+        lease_expires_at=lease,
+        created_at=now,
+        **changing,
     )
+    # a request that goes on to a second provider may have been noted for the first one, with nothing reserved
+    await connection.execute(noted.on_conflict_do_update(index_elements=["request_id"], set_=changing))
     return outcome
 
 

@@ -67,7 +67,13 @@ class Replica:
 
 
 def replica(
-    store: Store, mode: Mode, *, owner: str = "a", write: Any = None, on_store_error: str = "allowance"
+    store: Store,
+    mode: Mode,
+    *,
+    owner: str = "a",
+    write: Any = None,
+    on_store_error: str = "allowance",
+    every_intent: bool = False,
 ) -> Replica:
     saves = Saves()
     budgets = Budgets(
@@ -80,7 +86,7 @@ def replica(
         sheet=lambda: SHEET,
         now=lambda: datetime.now(UTC),
         on_store_error=on_store_error,
-        every_intent=False,
+        every_intent=every_intent,
         refuse_unpriced=False,
     )
     made = Replica(store, budgets, None, saves)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from daemon.core.periods import day_start
 from daemon.core.record import decode, encode
 from daemon.gateway.journal import Journal, JournalError, read_segment
-from daemon.gateway.ledger import Ledger, LedgerUnavailable
+from daemon.gateway.ledger import Ledger
 from daemon.store.engine import Store
 from tests.factories import usage_record
 from tests.support.usage import rollup, rows
@@ -172,12 +172,6 @@ async def test_without_a_journal_a_record_waits_for_the_store(store: Store, tmp_
     await ledger.settle(usage_record(request_id="req_1"))
     assert await ids(store) == ["req_1"]
     await ledger.aclose()
-
-    nowhere = ledger_of(AwayStore(store, 10**9), Journal(tmp_path / "other", write=full), unjournaled_seconds=0.05)  # type: ignore[arg-type]
-    await nowhere.start()
-    with pytest.raises(LedgerUnavailable):
-        await nowhere.settle(usage_record(request_id="req_2"))
-    await nowhere.aclose(patience=0.01)
 
 
 class ScriptedStore:
