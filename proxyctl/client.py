@@ -86,6 +86,21 @@ class AdminClient:
             if not cursor:
                 return
 
+    def stream(self, path: str, **query: object) -> Iterator[bytes]:
+        """The bytes of a long answer as they arrive.
+
+        Raises:
+            UnreachableError: it broke off; what has been yielded until then is good.
+        """
+        try:
+            with self._http.stream("GET", path, params=_given(query)) as answer:
+                if answer.status_code >= 300:
+                    answer.read()
+                    raise self._failure(answer.status_code, _document(answer))
+                yield from answer.iter_bytes()
+        except httpx.TransportError as error:
+            raise UnreachableError(f"daemon at {self.server} broke off: {error}") from error
+
     def raw(self, method: str, path: str, body: bytes | None) -> tuple[int, str]:
         """Any call: status and text, whatever they are."""
         headers = {"content-type": "application/json"} if body is not None else {}
@@ -96,11 +111,8 @@ class AdminClient:
         answer = self._send(method, path, **options)
         if answer.status_code == 204:
             return {}
-        try:
-            document = answer.json()
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
+        document = _document(answer)
+        if document is None:
             raise self._stranger(answer.status_code, "JSON")
         if answer.status_code >= 300:
             raise self._failure(answer.status_code, document)
@@ -119,7 +131,8 @@ class AdminClient:
                 hint="is it running?  start it with: proxyctl serve      or pass --server / set PROXY_SERVER",
             ) from error
 
-    def _failure(self, status: int, document: Mapping[str, Any]) -> CliError:
+    def _failure(self, status: int, document: Mapping[str, Any] | None) -> CliError:
+        document = document or {}
         error = document.get("error")
         if not isinstance(error, dict):
             return self._stranger(status, "a reason")
@@ -153,6 +166,14 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _document(answer: httpx.Response) -> dict[str, Any] | None:
+    try:
+        document = answer.json()
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _given(query: Mapping[str, object]) -> dict[str, str]:

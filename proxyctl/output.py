@@ -31,6 +31,17 @@ def dollars(nano: object) -> str:
     return f"${rounded // 10**digits:,}.{rounded % 10**digits:0{digits}d}"
 
 
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def bar(amount: int, most: int, width: int = 20) -> str:
+    """A bar of blocks, as long as an amount is against the largest; something is never nothing."""
+    if amount <= 0 or most <= 0:
+        return ""
+    whole, part = divmod(max(1, amount * width * 8 // most), 8)
+    return "█" * whole + (_EIGHTHS[part] if part else "")
+
+
 class Printer:
     """Prints results in the chosen format."""
 

@@ -239,7 +239,7 @@ async def test_an_export_streams_everything_and_goes_on_after_a_cursor(plane: Pl
 
 
 async def test_an_export_can_be_narrowed(plane: Plane, admin: httpx.AsyncClient) -> None:
-    alice, bob = await _fill(plane, admin)
+    _, bob = await _fill(plane, admin)
     for params, count in (
         ({"user_id": bob}, 2),
         ({"since": "2026-03-01T11:57:30Z", "until": "2026-03-01T11:59:30Z"}, 2),
@@ -271,4 +271,4 @@ async def test_an_absurd_count_is_summed_or_refused_whole(plane: Plane, admin: h
     summary = await _get(admin, "/admin/usage", group_by="day", since="2026-03-01", until="2026-03-02")
     assert summary["totals"]["input_tokens"] == 1000 * PLAUSIBLE
     assert summary["totals"]["cost_nano_usd"] == summary["items"][0]["cost_nano_usd"] == 1000 * costs.total_nano
-    assert summary["totals"]["cost_usd"] == "500000000000.000000000"
+    assert summary["totals"]["cost_usd"] == "500000000.000000000"

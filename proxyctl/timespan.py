@@ -1,0 +1,34 @@
+"""Time as people type it: `7d` and `24h` until now, dates, instants."""
+
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+
+from proxyctl.errors import UsageError
+
+_SPAN = re.compile(r"(\d{1,6})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def start_of(text: str, now: datetime) -> str:
+    """What the daemon is asked for as the start: a span becomes an instant, anything else is passed on as it is."""
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        return text
+    try:
+        return (now - timedelta(**{_UNITS[match[2]]: int(match[1])})).astimezone(UTC).isoformat()
+    except OverflowError:
+        raise UsageError(f"{text!r} is before the calendar begins") from None
+
+
+def day_after(text: str) -> str:
+    """The date after a date that is itself included.
+
+    Raises:
+        UsageError: it is none.
+    """
+    with suppress(ValueError, OverflowError):
+        if _DATE.fullmatch(text):
+            return (date.fromisoformat(text) + timedelta(days=1)).isoformat()
+    raise UsageError(f"--to {text!r}: expected a date such as 2026-11-30, or use --until")
