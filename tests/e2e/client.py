@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,15 @@ class Session:
 
 async def run_claude(home: Path, prompt: str, *, arguments: Sequence[str] = (), **variables: str) -> Session:
     """Run `claude -p` without non-essential traffic; a second run in the same home goes on where it was."""
+    session, code, said = await claude_ended(home, prompt, arguments, variables)
+    assert code == 0, said
+    return session
+
+
+async def claude_ended(
+    home: Path, prompt: str, arguments: Sequence[str], variables: Mapping[str, str]
+) -> tuple[Session, int | None, bytes]:
+    """`run_claude`, however it ends: with its exit code, and the end of what it said."""
     work = home / "work"
     work.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -73,8 +82,8 @@ async def run_claude(home: Path, prompt: str, *, arguments: Sequence[str] = (), 
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert process.returncode == 0, (out[-2000:], err[-2000:])
-    return Session([json.loads(line) for line in out.splitlines() if line.startswith(b"{")])
+    session = Session([json.loads(line) for line in out.splitlines() if line.startswith(b"{")])
+    return session, process.returncode, out[-2000:] + err[-2000:]
 
 
 def bearer(url: str, key: str) -> dict[str, str]:
