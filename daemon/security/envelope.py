@@ -217,14 +217,14 @@ def build_envelope(*, kms_key_id: str | None, kms_url: str, region: str, local_k
     return Envelope(kms, *([local] if local else []))
 
 
-def kms_client(region: str, endpoint_url: str | None) -> Any:
-    """A boto3 client that tries once and gives up after two seconds."""
+def kms_client(region: str, endpoint_url: str | None, *, seconds: float = KMS_SECONDS) -> Any:
+    """A boto3 client that tries once and gives up after `seconds`."""
     import boto3  # imported here: it takes a third of a second
     from botocore.config import Config
 
     config = Config(
-        connect_timeout=KMS_SECONDS,
-        read_timeout=KMS_SECONDS,
+        connect_timeout=seconds,
+        read_timeout=seconds,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=_KMS_THREADS,
     )
