@@ -76,7 +76,7 @@ class Usage:
     ) -> TopUsers:
         """The users with the largest cost or the most tokens, with `bucket` over time."""
         since, until = self._ranges.bounds(span)
-        question = Question(since, until, only or Only(), "user", bucket, by, limit)
+        question = Question(since, until, only or Only(), "user", bucket, by, limit, only_largest=True)
         async with self._reading() as connection:
             report = await build(connection, self._ranges, question)
             shown = report.order[:limit]

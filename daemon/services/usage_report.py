@@ -12,14 +12,17 @@ from daemon.contract.usage import Bucket, Ranking, UsageSeries
 from daemon.services.usage_figures import SERIES, Bounds, folded, largest, series_list, total
 from daemon.services.usage_range import Cover, Ranges
 from daemon.store import reports, rollups
-from daemon.store.reports import Dimension, Key, Only, Table
+from daemon.store.reports import FIGURES, Dimension, Key, Only, Table
 
 _FEW = ("model", "provider")  # so few groups that one query tells all their buckets
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: `groups` is user, key, team, model or provider; `most` is how many groups get a series."""
+    """What is asked: `groups` is user, key, team, model or provider; `most` is how many groups get a series.
+
+    `only_largest`: the figures of other groups are not needed either.
+    """
 
     since: datetime
     until: datetime
@@ -28,6 +31,7 @@ class Question:
     bucket: Bucket | None
     by: Ranking
     most: int
+    only_largest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,9 @@ async def build(connection: AsyncConnection, ranges: Ranges, question: Question)
     cover = ranges.cover(question.since, question.until, await rollups.marks(connection), bucket)
     bounds = ranges.buckets(cover.since, cover.until, bucket) if bucket else []
     member = await _members(connection, ranges, question)
-    if question.groups is None or question.groups in _FEW or bucket is None:
-        groups, times, series = await _at_once(connection, cover, question, member)
-    else:
-        groups, times, series = await _in_steps(connection, cover, question, member)
+    few = question.groups is None or question.groups in _FEW or bucket is None
+    ask = _at_once if few and not question.only_largest else _in_steps
+    groups, times, series = await ask(connection, cover, question, member)
     order = largest(groups, by) if question.groups else []
     return Report(cover, bounds, groups, times, series, order)
 
@@ -86,12 +89,17 @@ async def _in_steps(
     def named(key: Key) -> Key:
         return tuple(member(part) for part in key)
 
-    raw = await reports.sums(connection, pieces, by=dimension, only=only)
-    times = folded(await reports.sums(connection, pieces, by=time, only=only), named)
+    columns = SERIES if question.only_largest else FIGURES
+    raw = await reports.sums(connection, pieces, by=dimension, only=only, names=columns)
     groups = folded(raw, named)
     shown = set(largest(groups, question.by, question.most))
     members = tuple(part for (part,) in raw.rows if part is not None and member(part) in shown)
     narrowed = replace(only, among=(dimension[0], members))
+    if question.only_largest:
+        groups = folded(await reports.sums(connection, pieces, by=dimension, only=narrowed), named)
+    if not time:
+        return groups, Table(FIGURES), Table(SERIES)
+    times = folded(await reports.sums(connection, pieces, by=time, only=only, names=columns), named)
     series = await reports.sums(connection, pieces, by=[*dimension, *time], only=narrowed, names=SERIES)
     return groups, times, folded(series, named)
 

@@ -28,7 +28,7 @@ from daemon.store.usage import SUMS
 
 Write = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 ZONE, FLOOR = "usage_zone", "usage_floor"
-STEP = timedelta(hours=6)  # of hours made anew in one transaction
+STEP = timedelta(hours=3)  # of hours made anew in one transaction
 ROWS = 1000  # deleted in one transaction
 PAUSE = 0.05  # seconds between two, for everybody else
 NOBODY = UUID(int=0)  # in rollups made from rows whose user or key is gone from the store
@@ -119,8 +119,15 @@ async def _first_whole_day(connection: AsyncConnection, floor: datetime, zone: Z
 
 
 async def _anything_before(connection: AsyncConnection, instant: datetime) -> bool:
-    older = select(func.count()).where(_ROLLUP.bucket == "hour", _ROLLUP.bucket_start < instant)
-    return bool(await connection.scalar(older))
+    oldest = await _ends(connection, "hour")
+    return oldest is not None and oldest[0] < instant
+
+
+async def _ends(connection: AsyncConnection, bucket: str) -> tuple[datetime, datetime] | None:
+    """Where the first and the last rollup of a kind begin: one look into the index each."""
+    of_kind = select(func.min(_ROLLUP.bucket_start), func.max(_ROLLUP.bucket_start)).where(_ROLLUP.bucket == bucket)
+    first, last = (await connection.execute(of_kind)).one()
+    return None if first is None else (first, last)
 
 
 def _hour_ceiling(instant: datetime) -> datetime:
@@ -164,10 +171,10 @@ async def rebuild_days(
     counts for the day in which it begins. `only` picks days.
     """
     async with write() as connection:
-        query = select(func.min(_ROLLUP.bucket_start), func.max(_ROLLUP.bucket_start))
-        first, last = (await connection.execute(query.where(_ROLLUP.bucket.in_(("hour", "day"))))).one()
-    if first is None:
+        ends = [await _ends(connection, bucket) for bucket in ("hour", "day")]
+    if not any(ends):
         return 0
+    first, last = min(pair[0] for pair in ends if pair), max(pair[1] for pair in ends if pair)
     start, end = period_bounds(max(last, now), "daily", zone)
     done = 0
     while end > first:
