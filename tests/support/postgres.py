@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -33,18 +34,37 @@ def server() -> Iterator[str]:
     if given:
         yield given.rstrip("/")
         return
+    with private_server() as started:
+        yield started.url
+
+
+@contextlib.contextmanager
+def private_server() -> Iterator["Server"]:
+    """A server of one's own, to be stopped and killed at will."""
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:  # short: a socket path has at most 107 bytes
-        home = Path(name)
+        started = Server(Path(name))
+        try:
+            started.start()
+            yield started
+        finally:
+            started.stop()
+
+
+class Server:
+    """A PostgreSQL server on a loopback port, with its data in a directory."""
+
+    def __init__(self, home: Path) -> None:
         home.chmod(0o755)
-        binaries = _binaries(home)
-        data = home / "data"
-        data.mkdir()
-        user = _unprivileged(data)
+        self._home = home
+        self._binaries = _binaries(home)
+        self._data = home / "data"
+        self._data.mkdir()
+        self._user = _unprivileged(self._data)
         _run(
             [
-                binaries / "initdb",
+                self._binaries / "initdb",
                 "-D",
-                data,
+                self._data,
                 "-U",
                 "postgres",
                 "--auth=trust",
@@ -53,26 +73,48 @@ def server() -> Iterator[str]:
                 "UTF8",
                 "--locale=C",
             ],
-            user,
+            self._user,
         )
-        port = _free_port()
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql+asyncpg://postgres@127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it, on what is there, and wait until it accepts connections."""
         options = [item for pair in _SETTINGS.items() for item in ("-c", "=".join(pair))]
-        log = (home / "log").open("wb")
-        process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-p", str(port), "-k", data, *options],
-            user=user,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            cwd=home,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-        )
-        try:
-            _wait(process, port, home / "log")
-            yield f"postgresql+asyncpg://postgres@127.0.0.1:{port}"
-        finally:
-            process.send_signal(2)  # SIGINT: fast shutdown
-            process.wait(20)
-            log.close()
+        log = self._home / "log"
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._data, "-p", str(self._port), "-k", self._data, *options],
+                user=self._user,
+                stdout=subprocess.DEVNULL,
+                stderr=out,
+                cwd=self._home,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            )
+        _wait(self._process, self._port, log)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT is a fast shutdown, SIGQUIT an immediate one, which recovers at the next start."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(20)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let it, and all that serve its connections, answer nothing more, with no connection closed."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """The end of `freeze`."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for process in (self._process.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
 
 
 def _binaries(home: Path) -> Path:
