@@ -1,7 +1,6 @@
 """Usage and cost for people: totals, groups, buckets and series, records of the ledger, and the prompt cache."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +23,7 @@ from daemon.services.errors import Invalid
 from daemon.services.usage_cache import cache_group
 from daemon.services.usage_figures import answer, bucket_list, figures, label_of, largest, record, total
 from daemon.services.usage_range import LONGEST_LEDGER, Cover, Ranges, Span
-from daemon.services.usage_report import Question, build
+from daemon.services.usage_report import Question, build, report_connection
 from daemon.store import ledger, reports, rollups
 from daemon.store.engine import Store
 from daemon.store.reports import Dimension, Only
@@ -54,7 +53,7 @@ class Usage:
         since, until = self._ranges.bounds(span)
         groups = None if by_day else group_by
         question = Question(since, until, only, groups, bucket, "cost", _MOST_SERIES)
-        async with self._reading() as connection:
+        async with report_connection(self._store) as connection:
             report = await build(connection, self._ranges, question)
             label = await self._labels(connection, groups, report.order)
         items = [UsageGroup(**label(group), **answer(report.groups.rows[(group,)])) for group in report.order]
@@ -77,7 +76,7 @@ class Usage:
         """The users with the largest cost or the most tokens, with `bucket` over time."""
         since, until = self._ranges.bounds(span)
         question = Question(since, until, only or Only(), "user", bucket, by, limit, only_largest=True)
-        async with self._reading() as connection:
+        async with report_connection(self._store) as connection:
             report = await build(connection, self._ranges, question)
             shown = report.order[:limit]
             label = await self._labels(connection, "user", shown)
@@ -93,7 +92,7 @@ class Usage:
         """How well the prompt cache works, and what its misses cost."""
         since, until = self._ranges.bounds(span)
         dimension: Dimension = "session" if group_by == "session" else "model"
-        async with self._reading() as connection:
+        async with report_connection(self._store) as connection:
             marks = await rollups.marks(connection)
             if group_by == "session":
                 cover = self._ledger_cover(since, until, marks)
@@ -122,7 +121,7 @@ class Usage:
         """Rows of the ledger, newest first; all of it when the span is empty."""
         since, until = (None, None) if span == Span() else self._ranges.bounds(span)
         before = cursors.decode_number(cursor)
-        async with self._reading() as connection:
+        async with report_connection(self._store) as connection:
             rows = await ledger.records(
                 connection,
                 limit=limit + 1,
@@ -141,7 +140,7 @@ class Usage:
         if bucket is not None:
             raise Invalid("there are no buckets by session", field="bucket")
         since, until = self._ranges.bounds(span)
-        async with self._reading() as connection:
+        async with report_connection(self._store) as connection:
             cover = self._ledger_cover(since, until, await rollups.marks(connection))
             groups = await reports.sums(connection, cover.pieces, by=("session",), only=only, most=_MOST_SESSIONS)
             totals = await reports.sums(connection, cover.pieces, only=only)
@@ -173,11 +172,3 @@ class Usage:
     ) -> Callable[[Any], dict[str, Any]]:
         names = await reports.names(connection, group_by, [group for group in groups if group is not None])
         return lambda group: {"group": label_of(group), "name": names.get(group)}
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with reports.reading(self._store) as connection:
-                yield connection
-        except reports.TooSlow:
-            raise Invalid("adding this up takes too long: ask for a shorter range", field="since") from None

@@ -1,6 +1,7 @@
 """One report: the sums of a range by group, by bucket, and by both for the largest groups."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -9,9 +10,11 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.contract.usage import Bucket, Ranking, UsageSeries
+from daemon.services.errors import Invalid
 from daemon.services.usage_figures import SERIES, Bounds, folded, largest, series_list, total
 from daemon.services.usage_range import Cover, Ranges
 from daemon.store import reports, rollups
+from daemon.store.engine import Store
 from daemon.store.reports import FIGURES, Dimension, Key, Only, Table
 
 _FEW = ("model", "provider")  # so few groups that one query tells all their buckets
@@ -53,6 +56,20 @@ class Report:
         """Series of some groups, and of all the others together."""
         times = folded(self.times, lambda key: key, SERIES)
         return series_list(groups, self.series, times, self.bounds, label)
+
+
+@asynccontextmanager
+async def report_connection(store: Store) -> AsyncIterator[AsyncConnection]:
+    """A connection for the queries of one report.
+
+    Raises:
+        Invalid: they take too long.
+    """
+    try:
+        async with reports.reading(store) as connection:
+            yield connection
+    except reports.TooSlow:
+        raise Invalid("adding this up takes too long: ask for a shorter range", field="since") from None
 
 
 async def build(connection: AsyncConnection, ranges: Ranges, question: Question) -> Report:

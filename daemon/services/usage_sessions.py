@@ -8,7 +8,8 @@ from uuid import UUID
 from daemon.contract.usage import SessionAgent, SessionRequest, SessionTree, usd
 from daemon.services.errors import NotFound
 from daemon.services.usage_figures import figures, total
-from daemon.store import ledger, reports
+from daemon.services.usage_report import report_connection
+from daemon.store import ledger
 from daemon.store.engine import Store
 from daemon.store.reports import FIGURES, Only
 
@@ -36,7 +37,7 @@ class UsageSessions:
             NotFound: the ledger has no request of it.
         """
         only = Only(user_id=user_id, session_id=session_id)
-        async with reports.reading(self._store) as connection:
+        async with report_connection(self._store) as connection:
             sums = await ledger.session_agents(connection, only)
             rows = await ledger.session_requests(connection, only, most=MOST_REQUESTS + 1)
         if not sums:

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -17,7 +19,8 @@ from daemon.core.periods import day_start
 from daemon.core.record import Cost, Ended, UsageRecord
 from daemon.core.tokens import TokenCounts
 from daemon.protocol.anthropic.meter import PLAUSIBLE
-from daemon.store import usage
+from daemon.store import reports, usage
+from daemon.store.engine import Store
 from tests.admin.conftest import Plane, new_key, new_user
 from tests.factories import NOON, usage_record
 
@@ -272,3 +275,17 @@ async def test_an_absurd_count_is_summed_or_refused_whole(plane: Plane, admin: h
     assert summary["totals"]["input_tokens"] == 1000 * PLAUSIBLE
     assert summary["totals"]["cost_nano_usd"] == summary["items"][0]["cost_nano_usd"] == 1000 * costs.total_nano
     assert summary["totals"]["cost_usd"] == "500000000.000000000"
+
+
+async def test_a_report_that_takes_too_long_is_refused_and_names_the_range(
+    admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def slow(store: Store) -> AsyncIterator[None]:
+        raise reports.TooSlow
+        yield
+
+    monkeypatch.setattr(reports, "reading", slow)
+    for path in ("", "/top-users", "/cache", "/records", "/sessions/s1"):
+        answer = await admin.get(f"/admin/usage{path}")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid"), path

@@ -9,7 +9,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,9 @@ from daemon.core.periods import day_start
 from daemon.secrets_store import database_url
 from daemon.store import usage
 from daemon.store.engine import Store
-from proxyctl.errors import UsageError
+from proxyctl.commands import usage_export
+from proxyctl.context import Cli, Options
+from proxyctl.errors import UnreachableError, UsageError
 from proxyctl.output import bar
 from proxyctl.rows import Rows, cursor_of
 from proxyctl.timespan import day_after, start_of
@@ -219,3 +221,39 @@ def test_rows_are_whole_whatever_the_pieces() -> None:
         assert (out, rows.count, cursor_of(rows.last, quoted=True)) == (data[:-3], 2, "c2")
         assert (rows.taken(), rows.taken()) == (2, 0)
     assert cursor_of(b"no json", quoted=False) is None
+
+
+class Breaking:
+    """A client whose stream breaks off in the middle of every answer but the last."""
+
+    def __init__(self, answers: list[bytes | None]) -> None:
+        self.answers = answers
+        self.asked: list[str | None] = []
+
+    def stream(self, path: str, *, cursor: str | None, **query: object) -> Iterator[bytes]:
+        self.asked.append(cursor)
+        answer = self.answers.pop(0)
+        yield answer or b""
+        if self.answers:
+            raise UnreachableError("broke off")
+
+
+def copied(answers: list[bytes | None], monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, Breaking]:
+    monkeypatch.setattr(usage_export.time, "sleep", lambda seconds: None)
+    client, sink = Breaking(answers), io.BytesIO()
+    cli = Cli(Options(quiet=True, server="http://127.0.0.1:1"))
+    cli.__dict__["client"] = client
+    usage_export._copy(cli, {}, None, usage_export.Form.JSONL, sink)
+    return sink.getvalue(), client
+
+
+def test_a_broken_stream_is_taken_up_after_the_last_whole_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f'{{"n":{number},"cursor":"c{number}"}}\n'.encode() for number in range(4)]
+    out, client = copied([rows[0] + rows[1] + rows[2][:5], None, rows[2] + rows[3][:-1], rows[3]], monkeypatch)
+    assert (out, client.asked) == (b"".join(rows), [None, "c1", "c1", "c2"])
+
+
+def test_a_stream_that_stays_broken_is_given_up_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreachableError) as failure:
+        copied([b'{"cursor":"c7"}\n', *[None] * 9], monkeypatch)
+    assert failure.value.hint == "it goes on with: --after c7"

@@ -27,6 +27,11 @@ BERLIN, KOLKATA = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kolkata")
 NOW = datetime(2026, 4, 20, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def _large_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollups, "STEP", timedelta(days=2))  # most of these hours are empty
+
+
 def spread(
     count: int, *, seed: int = 1, prefix: str = "req", over: timedelta = timedelta(days=20)
 ) -> list[UsageRecord]:
