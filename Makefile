@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+FULL_DRILL := DRILL_OUTAGE_SECONDS=60 DRILL_REPLAYS=20 DRILL_RECORDS=3000 DRILL_DISK_REQUESTS=1000
 
 .PHONY: help setup run demo test check e2e drill bench bench-usage clean
 
@@ -42,8 +43,8 @@ tests/e2e/node_modules/.ready: tests/e2e/package-lock.json
 	@cd tests/e2e && npm ci --no-audit --no-fund
 	@touch $@
 
-drill: setup ## kill the daemon under load, many times (CYCLES=200)
-	@DRILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -m drill tests/drill
+drill: setup ## kills, outages and full disks under load, many times (CYCLES=200; QUICK=1 for a few)
+	@$(if $(QUICK),,DRILL_CYCLES=$(or $(CYCLES),200) $(FULL_DRILL)) $(BIN)/pytest -n 0 -s -m drill tests/drill
 
 bench: setup ## figures against nginx on loopback (QUICK=1 for a short run)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
