@@ -131,9 +131,17 @@ async def change_reservation(
 
 
 async def settle(
-    connection: AsyncConnection, request_ids: Sequence[str], fresh: Sequence[UsageRecord], *, counts: Counts
+    connection: AsyncConnection,
+    request_ids: Sequence[str],
+    fresh: Sequence[UsageRecord],
+    *,
+    undone: Sequence[UsageRecord] = (),
+    counts: Counts,
 ) -> None:
-    """Move the counters by what has just been put into the ledger, and release what those requests had reserved."""
+    """Move the counters by what has just been put into the ledger, and release what those requests had reserved.
+
+    `undone` has just been taken off the ledger.
+    """
     gone = delete(intents).where(intents.c.request_id.in_(request_ids))
     released = await connection.execute(
         gone.returning(intents.c.user_id, intents.c.period, intents.c.period_start, intents.c.reserved_nano_usd)
@@ -142,11 +150,13 @@ async def settle(
     for row in released:
         if row.period is not None and row.reserved_nano_usd:
             changes.setdefault((row.user_id, row.period, row.period_start), [0, 0])[1] -= row.reserved_nano_usd
-    costly = [record for record in fresh if record.cost.total_nano and counts(record.provider)]
-    for counter in await _counters_of(connection, costly):
+    changed = [(record, record.cost.total_nano) for record in fresh]
+    changed += [(record, -record.cost.total_nano) for record in undone]
+    costly = [(record, nano) for record, nano in changed if nano and counts(record.provider)]
+    for counter in await _counters_of(connection, [record for record, _ in costly]):
         spent = sum(
-            record.cost.total_nano
-            for record in costly
+            nano
+            for record, nano in costly
             if record.user_id == counter["user_id"]
             and counter["period_start"] <= record.admitted_at < counter["period_end"]
         )

@@ -5,19 +5,21 @@ rollups, in the same transaction.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from operator import add
+from operator import add, neg
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from daemon.core.record import Ended, UsageRecord
+from daemon.core.record import Cost, Ended, UsageRecord
+from daemon.core.tokens import TokenCounts
 from daemon.store import budgets
 from daemon.store.bulk import insert_records
-from daemon.store.tables import access_keys, usage_aggregates, users
+from daemon.store.tables import access_keys, token_usage, usage_aggregates, users
 
 SUMS = (
     "input_tokens",
@@ -46,6 +48,7 @@ async def append(
 ) -> int:
     """Insert records that are not there yet and move rollups and budget counters by exactly those.
 
+    What a request's own replica knows of its end takes the place of what another, that thought it dead, put down.
     `day_of` gives the instant at which the day of an instant began, in the budget's zone; `counts` says whether the
     cost of a provider counts against budgets. Returns how many were inserted.
     """
@@ -56,13 +59,56 @@ async def append(
     known_users = await _existing(connection, users, {record.user_id for record in unique})
     known_keys = await _existing(connection, access_keys, {record.access_key_id for record in unique})
     inserted = await insert_records(connection, unique, known_users, known_keys) if unique else set()
+    clashing = [record for record in unique if record.request_id not in inserted and record.ended is not Ended.ORPHANED]
+    undone = await _undo_orphans(connection, clashing) if clashing else {}
+    if undone:
+        late = [record for record in clashing if record.request_id in undone]
+        inserted |= await insert_records(connection, late, known_users, known_keys)
     fresh = [record for record in unique if record.request_id in inserted]
     if fresh:
-        await _roll_up(connection, fresh, day_of)
+        await _roll_up(connection, fresh, list(undone.values()), day_of)
         await _touch_keys(connection, fresh)
     if unique:
-        await budgets.settle(connection, list(first), fresh, counts=counts)
+        await budgets.settle(connection, list(first), fresh, undone=list(undone.values()), counts=counts)
     return len(fresh)
+
+
+async def _undo_orphans(connection: AsyncConnection, records: Sequence[UsageRecord]) -> dict[str, UsageRecord]:
+    """Take the rows of orphans that were none off the ledger; returns what they had added, by request id."""
+    by_id = {record.request_id: record for record in records}
+    c = token_usage.c
+    gone = delete(token_usage).where(c.request_id.in_(sorted(by_id)), c.ended == Ended.ORPHANED.value)
+    rows = await connection.execute(
+        gone.returning(
+            c.request_id, c.provider, c.model_served, c.estimated, c.admitted_at, *(c[name] for name in SUMS)
+        )
+    )
+    return {
+        row.request_id: replace(
+            by_id[row.request_id],
+            provider=row.provider,
+            model_served=row.model_served,
+            ended=Ended.ORPHANED,
+            estimated=row.estimated,
+            admitted_at=row.admitted_at,
+            tokens=TokenCounts(
+                input=row.input_tokens,
+                output=row.output_tokens,
+                cache_write_5m=row.cache_write_5m_tokens,
+                cache_write_1h=row.cache_write_1h_tokens,
+                cache_read=row.cache_read_tokens,
+                thinking=row.thinking_tokens,
+            ),
+            cost=Cost(
+                row.input_cost_nano_usd,
+                row.output_cost_nano_usd,
+                row.cache_write_5m_cost_nano_usd,
+                row.cache_write_1h_cost_nano_usd,
+                row.cache_read_cost_nano_usd,
+            ),
+        )
+        for row in rows
+    }
 
 
 async def _existing(connection: AsyncConnection, table: Any, ids: set[UUID]) -> set[UUID]:
@@ -92,13 +138,17 @@ def _amounts(record: UsageRecord) -> tuple[int, ...]:
 
 
 async def _roll_up(
-    connection: AsyncConnection, fresh: Sequence[UsageRecord], day_of: Callable[[datetime], datetime]
+    connection: AsyncConnection,
+    fresh: Sequence[UsageRecord],
+    undone: Sequence[UsageRecord],
+    day_of: Callable[[datetime], datetime],
 ) -> None:
-    """Add records to their hour and their day: one upsert a bucket, however many records fall into it."""
+    """Add records to their hour and their day, and take others off: one upsert a bucket, however many they are."""
     buckets: dict[tuple[Any, ...], tuple[int, ...]] = {}
     days: dict[datetime, datetime] = {}  # by quarter of an hour: no zone has finer offsets
-    for record in fresh:
-        amounts = _amounts(record)
+    changes = [(record, _amounts(record)) for record in fresh]
+    changes += [(record, tuple(map(neg, _amounts(record)))) for record in undone]
+    for record, amounts in changes:
         hour = record.admitted_at.replace(minute=0, second=0, microsecond=0)
         quarter = hour.replace(minute=record.admitted_at.minute // 15 * 15)
         day = days.get(quarter) or days.setdefault(quarter, day_of(record.admitted_at))

@@ -26,6 +26,7 @@ from daemon.gateway.journal import MAGIC, Journal, read_segment
 from daemon.gateway.leases import Leases
 from daemon.gateway.ledger import Ledger, LedgerUnavailable
 from daemon.gateway.spend import Budgets
+from daemon.protocol.anthropic.meter import UsageMeter
 from daemon.simulator.script import Step
 from daemon.store.engine import Store
 from daemon.store.tables import budget_counters, intents
@@ -411,6 +412,49 @@ async def test_nothing_is_taken_over_before_every_replica_could_say_that_it_is_a
     assert running_on.cancelled()
     assert await noted(store) == [running.request_id]
     assert list(await rows(store)) == [dead.request_id]
+
+
+async def test_what_a_replica_knows_itself_replaces_what_another_put_down_for_it(
+    store: Store, database_url: str, directory: Path
+) -> None:
+    """It was away for longer than its lease, its journal with it: the exact record was in there."""
+    dead, alive = replica(store, "balanced", owner="dead"), replica(store, "balanced", owner="alive")
+    principal = await user_with(store, DOLLAR)
+    asked, other = exchange(principal), exchange(principal)
+    for request in (asked, other):
+        await dead.budgets.before(request, TRIED, BODY, dead.accounts.so_far(request))
+    meter = UsageMeter(stream=True)
+    meter.take_counts(input_tokens=1_000, output_tokens=5_000, cache_read=0, cache_write=0)
+    exact = replace(dead.accounts.so_far(asked, meter), ended=Ended.FINISHED, estimated=False, model_served="renamed")
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    reaper = Leases(store.write, alive.budgets, owner="alive", now=lambda: later, day_of=lambda at: day_start(at, ZONE))
+    assert await reaper.reap() == 2
+    journals = [directory / name for name in "ab"]
+    for path in journals:
+        journal = Journal(path)
+        journal.append(b"?" + encode(dead.accounts.so_far(other)))
+        journal.append(encode(exact))
+        journal.close()
+    second = Store.open(database_url)
+    ledgers = [
+        Ledger(opened, Journal(path), day_of=lambda at: day_start(at, ZONE), counts=dead.budgets.counts)
+        for opened, path in zip((store, second), journals, strict=True)
+    ]
+    await asyncio.gather(*(ledger.start() for ledger in ledgers))
+    await asyncio.gather(*(ledger.flush() for ledger in ledgers))
+    found = await rows(store)
+    row = found[asked.request_id]
+    assert (row["ended"], row["estimated"], row["output_tokens"]) == ("finished", False, 5_000)
+    assert (found[other.request_id]["ended"], sum(ledger.written for ledger in ledgers)) == ("orphaned", 1)
+    total = sum(row["cost_nano_usd"] for row in found.values())
+    assert await counter(store, principal.user_id) == (total, 0)
+    async with store.read() as connection:
+        for bucket in ("hour", "day"):
+            sums = await usage.rollup(connection, bucket)
+            assert (sums["requests"], sums["cost_nano_usd"], sums["estimated_requests"]) == (2, total, 1)
+            assert sums["output_tokens"] == sum(row["output_tokens"] for row in found.values())
+    await asyncio.gather(*(ledger.aclose() for ledger in ledgers))
+    await second.aclose()
 
 
 async def test_with_a_full_disk_requests_are_noted_in_the_store_and_without_either_refused(
