@@ -273,6 +273,8 @@ class Ledger:
 
     async def _append(self, records: list[UsageRecord]) -> None:
         async with self._store.write() as connection:
+            if connection.dialect.name == "postgresql":  # the journal is deleted on the strength of this commit
+                await connection.exec_driver_sql("SET LOCAL synchronous_commit TO on")
             self.written += await usage.append(connection, records, day_of=self._day_of, counts=self._counts)
 
     async def _append_one_by_one(self, batch: list[_Pending]) -> None:

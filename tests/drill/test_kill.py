@@ -17,7 +17,7 @@ from tests.drill.rig import Asked, Daemon, books, count, is_exact
 from tests.gateway.test_budgets import replica
 from tests.support.simulator import running_simulator
 
-CYCLES = count("CYCLES", 3)
+CYCLES = count("CYCLES", 2)
 CLIENTS = 20
 PAUSE = 0.02
 

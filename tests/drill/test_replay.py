@@ -22,7 +22,7 @@ from tests.gateway.test_budgets import BODY, DOLLAR, TRIED, Replica, exchange, r
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
 
-REPLAYS = count("REPLAYS", 3)
+REPLAYS = count("REPLAYS", 2)
 RECORDS = count("RECORDS", 300)
 ZONE = ZoneInfo("UTC")
 
