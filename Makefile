@@ -23,9 +23,9 @@ run: setup ## start the daemon on SQLite (PORT=8000)
 demo: setup ## daemon, simulated provider, a key, one streamed request (ONCE=1 ends after it)
 	@$(BIN)/proxyctl demo $(if $(ONCE),--once)
 
-test: setup ## all tests but the ones that drive external programs
+test: setup ## all tests but the ones that drive external programs, and the drills
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=80 -m "not e2e"
+	@$(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=80 -m "not e2e and not drill"
 
 check: setup ## lint, format, types, import rules, schemas
 	@$(BIN)/ruff check .
