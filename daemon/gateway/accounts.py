@@ -173,6 +173,13 @@ class Accounts:
         self.end_attempt(exchange, None, "client_left")
         await self._settle(exchange, tokens, Ended.CLIENT_LEFT, status=CLIENT_LEFT_STATUS, estimated=dispatched)
 
+    async def settle_broken(self, exchange: Exchange) -> None:
+        """Record that we failed ourselves, at the cost of what went out. A record that is there already stays."""
+        dispatched = exchange.line.dispatched
+        tokens = _at_least(TokenCounts(), exchange.body_bytes, 0) if dispatched else TokenCounts()
+        self.end_attempt(exchange, None, "gateway_failed")
+        await self._settle(exchange, tokens, Ended.ERROR, status=500, estimated=dispatched, error_type="api_error")
+
     def so_far(self, exchange: Exchange, meter: UsageMeter | None = None) -> UsageRecord:
         """The record that stands in for an exchange, should this replica die now."""
         tokens = _at_least(

@@ -150,6 +150,11 @@ class DataPlane:
             exchange.line.abort()
             await asyncio.shield(self._accounts.settle_client_left(exchange))
             raise
+        except Exception:  # our own fault: a reservation, or an intent, would outlive the request otherwise
+            exchange.line.abort()
+            with suppress(LedgerUnavailable):
+                await self._accounts.settle_broken(exchange)
+            raise
         finally:
             watcher.cancel()
             exchange.end()

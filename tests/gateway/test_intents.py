@@ -501,3 +501,23 @@ async def test_with_a_full_disk_requests_are_noted_in_the_store_and_without_eith
         assert len(simulator.log) == 3
         assert [row["ended"] for row in await daemon.records()] == ["finished"] * 3
         assert await noted(store) == []
+
+
+async def test_a_failure_of_our_own_is_on_the_books_and_leaves_no_intent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("daemon.gateway.relay.whole", broken)
+    async with (
+        running_simulator() as (_, plan),
+        running_daemon(tmp_path, plan, PROXY_LEDGER_INTENT="database") as daemon,
+        httpx.AsyncClient(base_url=daemon.url, timeout=20) as client,
+    ):
+        key = await daemon.create_key()
+        answer = await client.post(f"/ak/{key}/v1/messages", json={"model": "claude-opus-5-5", "messages": []})
+        assert answer.status_code == 500
+        [row] = await daemon.records()
+        assert (row["ended"], row["status"], row["estimated"], row["cost_nano_usd"] > 0) == ("error", 500, True, True)
+        assert await noted(daemon.runtime.ledger._store) == []
