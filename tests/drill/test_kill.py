@@ -37,6 +37,11 @@ async def kill_again_and_again(asked: Asked, daemon: Daemon, *, lose_disk: bool,
                 asyncio.ensure_future(asked.keep_asking(client, key, cycle * CLIENTS + n, pause=pause))
                 for n in range(CLIENTS)
             ]
+            if cycle % 2 == 0:  # the others are killed at any moment after their start, too
+                answered = len(asked.finished)
+                async with asyncio.timeout(20):
+                    while len(asked.finished) == answered:
+                        await asyncio.sleep(0.01)
             await asyncio.sleep(moments.uniform(0.1 if lose_disk else 0.0, 0.6))
             assert await daemon.end(signal.SIGKILL) == -signal.SIGKILL
             await asyncio.wait_for(asyncio.gather(*clients), 30)
@@ -56,7 +61,7 @@ async def test_whatever_went_out_survives_kill_9_and_what_a_client_saw_finished_
     rows = await books(store)
     await store.aclose()
     dispatched = asked.dispatched(simulator.log)
-    assert len(asked.finished) >= CYCLES
+    assert len(asked.finished) >= CYCLES // 2
     assert dispatched - set(rows) == set()
     assert [session for session, tokens in asked.finished.items() if not is_exact(rows[session], tokens)] == []
     orphans = [row for row in rows.values() if row["ended"] == "orphaned"]
@@ -98,7 +103,7 @@ async def test_whatever_went_out_survives_kill_9_with_the_disk_lost(
     rows = await books(store)
     await store.aclose()
     dispatched = asked.dispatched(simulator.log)
-    assert len(dispatched) >= CYCLES
+    assert len(dispatched) >= CYCLES // 2
     assert dispatched - set(rows) == set()
     inexact = [session for session, tokens in asked.finished.items() if not is_exact(rows[session], tokens)]
     assert {rows[session]["ended"] for session in inexact} <= {"orphaned"}
