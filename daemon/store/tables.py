@@ -202,6 +202,7 @@ usage_aggregates = Table(
     *_sums(),
     PrimaryKeyConstraint("bucket", "bucket_start", "user_id", "access_key_id", "provider", "model"),
     Index("ix_usage_aggregates_user_id_bucket_start", "user_id", "bucket", "bucket_start"),
+    postgresql_partition_by="LIST (bucket)",  # usage_aggregates_hour, usage_aggregates_day
 )
 
 model_mappings = Table(
