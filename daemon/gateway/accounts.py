@@ -187,13 +187,13 @@ class Accounts:
         )
         return self._record(exchange, tokens, Ended.ORPHANED, status=0, estimated=True, meter=meter)
 
-    def checkpoint(self, exchange: Exchange, meter: UsageMeter | None = None) -> None:
-        """Note how far an exchange is.
+    def checkpoint(self, record: UsageRecord) -> None:
+        """Note how far an exchange is, by the record of `so_far`.
 
         Raises:
             LedgerUnavailable: nothing can be noted anywhere.
         """
-        self._sink.intend(self.so_far(exchange, meter))
+        self._sink.intend(record)
 
     async def _settle(
         self,

@@ -149,7 +149,7 @@ class Exchanges:
             return outcome
         if not outcome and not exchange.intended:
             try:
-                self._accounts.checkpoint(exchange)
+                self._accounts.checkpoint(record)
             except LedgerUnavailable:
                 if not await self._budgets.note(exchange, record):
                     raise

@@ -263,7 +263,7 @@ class _Checkpoints:
         self._next_ms = now + CHECKPOINT_MS
         self._next_output = meter.output_seen + CHECKPOINT_TOKENS
         with suppress(LedgerUnavailable):  # the record itself will say so
-            self._accounts.checkpoint(self._exchange, meter)
+            self._accounts.checkpoint(self._accounts.so_far(self._exchange, meter))
 
 
 class _Drain:

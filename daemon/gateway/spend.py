@@ -51,6 +51,7 @@ GATHER_SECONDS = 0.002
 BATCH = 50
 PATIENCE_SECONDS = 2.0
 NOTE_SECONDS = 1.0
+AWAY_SECONDS = 1.0
 STEP = FLOOR_OUTPUT
 OVERDRAFT = 1_500  # tokens lent to what streams when the budget ends: with the bytes in hand less than a step
 _DEFAULT_MAX_TOKENS = 4096
@@ -113,6 +114,7 @@ class Budgets:
         self._running = False
         self._allowance: LRUCache[UUID, tuple[datetime, int]] = LRUCache(_USERS)
         answers: LRUCache[tuple[str, str], deque[int]] = LRUCache(_USERS)
+        self._away_until = 0.0  # the store did not answer just now: nobody else waits for it
         self.history = OutputHistory(answers)
         self.replicas = 1  # that share an allowance while the store is away
 
@@ -141,10 +143,14 @@ class Budgets:
             reservation.amount_nano if reservation else 0,
             encode(record),
         )
+        clock = asyncio.get_running_loop().time
+        if clock() < self._away_until:
+            return self._while_away(exchange, reservation)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 outcome = await self._submit(intent)
         except OUTAGES:
+            self._away_until = clock() + AWAY_SECONDS
             return self._while_away(exchange, reservation)
         if reservation is None or outcome is None:
             return True

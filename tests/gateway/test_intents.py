@@ -340,6 +340,7 @@ async def test_a_reservation_that_comes_too_late_leaves_nothing_behind(
 ) -> None:
     """The store hung for longer than a request waits for it; nobody would ever release what it then reserved."""
     monkeypatch.setattr("daemon.gateway.spend.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("daemon.gateway.spend.AWAY_SECONDS", 0.0)
     hanging = asyncio.Event()
 
     @asynccontextmanager
