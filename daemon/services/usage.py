@@ -1,6 +1,6 @@
 """Usage and cost for people: totals, groups, buckets and series, records of the ledger, and the prompt cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -97,7 +97,7 @@ class Usage:
             if group_by == "session":
                 cover = self._ledger_cover(since, until, marks)
                 table = await reports.sums(connection, cover.pieces, by=(dimension,), only=only, most=_MOST_SESSIONS)
-                totals = (await reports.sums(connection, cover.pieces, only=only)).rows.values()
+                totals = await self._totals(connection, cover, marks, only)
             else:
                 cover = self._ranges.cover(since, until, marks, None)
                 table = await reports.sums(connection, cover.pieces, by=(dimension,), only=only)
@@ -141,18 +141,27 @@ class Usage:
             raise Invalid("there are no buckets by session", field="bucket")
         since, until = self._ranges.bounds(span)
         async with report_connection(self._store) as connection:
-            cover = self._ledger_cover(since, until, await rollups.marks(connection))
+            marks = await rollups.marks(connection)
+            cover = self._ledger_cover(since, until, marks)
             groups = await reports.sums(connection, cover.pieces, by=("session",), only=only, most=_MOST_SESSIONS)
-            totals = await reports.sums(connection, cover.pieces, only=only)
+            totals = await self._totals(connection, cover, marks, only)
         return UsageSummary(
             **self._covered(cover),
             group_by="session",
             bucket=None,
-            totals=figures(total(totals.rows.values())),
+            totals=figures(total(totals)),
             items=[UsageGroup(group=label_of(g), **answer(groups.rows[(g,)])) for g in largest(groups, "cost")],
             buckets=[],
             series=[],
         )
+
+    async def _totals(
+        self, connection: AsyncConnection, cover: Cover, marks: rollups.Marks, only: Only
+    ) -> Iterable[list[int]]:
+        """The sums of a range of the ledger: from rollups where they say exactly the same, which is faster."""
+        whole = self._ranges.cover(cover.since, cover.until, marks, None)
+        pieces = cover.pieces if whole.rounded else whole.pieces
+        return (await reports.sums(connection, pieces, only=only)).rows.values()
 
     def _ledger_cover(self, since: datetime, until: datetime, marks: rollups.Marks) -> Cover:
         if until - since > LONGEST_LEDGER:
