@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from daemon.admin import (
@@ -14,9 +15,11 @@ from daemon.admin import (
     budgets,
     circuits,
     compatibility,
+    docs,
     models,
     pricing,
     system,
+    tokens,
     usage,
     users,
 )
@@ -24,6 +27,22 @@ from daemon.admin.answers import on_http_error, on_invalid
 from daemon.admin.edge import Edge, Guard
 from daemon.services.ids import uuid7
 from daemon.services.registry import Services
+
+_MODULES = (
+    auth,
+    users,
+    access_keys,
+    budgets,
+    bedrock_keys,
+    models,
+    pricing,
+    circuits,
+    compatibility,
+    usage,
+    tokens,
+    system,
+    docs,
+)
 
 
 def build_admin_app(services: Services, *, trusted_proxies: str = "") -> FastAPI:
@@ -33,7 +52,7 @@ def build_admin_app(services: Services, *, trusted_proxies: str = "") -> FastAPI
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     # the last one added is the outermost
-    app.add_middleware(Guard, router=app.router, sign_in=services.sign_in)
+    app.add_middleware(Guard, router=app.router, routes=declared_routes(), sessions=services.sessions)
     app.add_middleware(
         Edge,
         new_request_id=lambda: f"req_{uuid7(services.now(), services.token_bytes).hex}",
@@ -49,20 +68,13 @@ def openapi_document() -> dict[str, Any]:
     return _routes().openapi()
 
 
+def declared_routes() -> list[APIRoute]:
+    """All routes, hidden ones too, each with its whole path."""
+    return [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+
+
 def _routes() -> FastAPI:
     app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for module in (
-        auth,
-        users,
-        access_keys,
-        budgets,
-        bedrock_keys,
-        models,
-        pricing,
-        circuits,
-        compatibility,
-        usage,
-        system,
-    ):
+    for module in _MODULES:
         app.include_router(module.router)
     return app

@@ -6,6 +6,7 @@ from fastapi import Depends, Header, Query, Request
 
 from daemon.contract.usage import Period
 from daemon.services.audit import Actor
+from daemon.services.identity import Identity
 from daemon.services.registry import Services
 from daemon.services.usage_range import Span
 
@@ -27,6 +28,12 @@ def _actor(request: Request) -> Actor:
     return actor
 
 
+def _identity(request: Request) -> Identity:
+    identity = request.state.identity
+    assert isinstance(identity, Identity)
+    return identity
+
+
 def _if_match(if_match: Annotated[str | None, Header()] = None) -> int | None:
     """The version a change is meant for; one that never existed when the header is not an ETag of ours."""
     if if_match is None or if_match.strip() == "*":
@@ -41,6 +48,7 @@ def _span(since: Moment = None, until: Moment = None, period: Period | None = No
 
 TheServices = Annotated[Services, Depends(_services)]
 TheActor = Annotated[Actor, Depends(_actor)]
+TheIdentity = Annotated[Identity, Depends(_identity)]
 Version = Annotated[int | None, Depends(_if_match)]
 TheSpan = Annotated[Span, Depends(_span)]
 Limit = Annotated[int, Query(ge=1, le=500)]

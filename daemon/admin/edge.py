@@ -4,20 +4,25 @@ import ipaddress
 from collections.abc import Callable, Sequence
 
 import structlog
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.routing import Match, Router
 
 from daemon.admin.answers import error_answer, refusal
+from daemon.admin.cookies import PROOF_HEADER, is_from_our_pages, session_cookie
+from daemon.admin.scopes import ANYBODY, PUBLIC, needed
+from daemon.core.scopes import covers
 from daemon.protocol.asgi import App, Message, Receive, Scope, Send
 from daemon.services.audit import Actor
-from daemon.services.errors import Malformed, ServiceError, TooLarge, Unauthenticated, Unavailable
-from daemon.services.sign_in import SignIn
+from daemon.services.errors import Forbidden, Malformed, ServiceError, TooLarge, Unauthenticated, Unavailable
+from daemon.services.identity import Identity
+from daemon.services.sessions import Sessions
 from daemon.store.engine import OUTAGES
 
 log = structlog.get_logger()
 
 LARGEST_BODY = 256 * 1024
-PUBLIC = frozenset({("POST", "/admin/auth/login")})
+_CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
@@ -64,27 +69,40 @@ class Edge:
 
 
 class Guard:
-    """Default deny: whatever a route of `router` serves needs a session, but for the paths in `PUBLIC`."""
+    """Default deny: whatever `router` serves needs somebody who is signed in and has the scope of the route.
 
-    def __init__(self, app: App, *, router: Router, sign_in: SignIn) -> None:
+    `routes` are those of the router that declare what they need; any other is the admin's alone.
+    """
+
+    def __init__(self, app: App, *, router: Router, routes: Sequence[APIRoute], sessions: Sessions) -> None:
         self._app = app
         self._router = router
-        self._sign_in = sign_in
+        self._routes = routes
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             state = scope["state"]
             state["actor"] = Actor("anonymous", state["remote_address"], state["request_id"])
-            if self._is_protected(scope):
-                session = await self._sign_in.session(_bearer(Request(scope)))
-                state["session"] = session
-                state["actor"] = Actor(session.username, state["remote_address"], state["request_id"])
+            if any(route.matches(scope)[0] is not Match.NONE for route in self._router.routes):
+                need = needed(scope, self._routes)
+                if need != PUBLIC:
+                    identity = await self._identify(Request(scope))
+                    if need != ANYBODY and not covers(identity.scopes, need):
+                        raise Forbidden(f"{identity.name} lacks the scope {need}")
+                    state["identity"] = identity
+                    state["actor"] = Actor(identity.name, state["remote_address"], state["request_id"])
         await self._app(scope, receive, send)
 
-    def _is_protected(self, scope: Scope) -> bool:
-        if (scope["method"], scope["path"]) in PUBLIC:
-            return False
-        return any(route.matches(scope)[0] is not Match.NONE for route in self._router.routes)
+    async def _identify(self, request: Request) -> Identity:
+        """Who sends a request: by its bearer token, or else by its cookie, which another site's page may not use."""
+        cookie = session_cookie(request)
+        if cookie is None or "authorization" in request.headers:
+            return await self._sessions.identify_bearer(_bearer(request))
+        identity = await self._sessions.identify_cookie(cookie)
+        if request.method not in _CHANGES_NOTHING and not is_from_our_pages(request):
+            raise Forbidden(f"a change by cookie has to come from a page of this origin, or with {PROOF_HEADER}")
+        return identity
 
 
 def authorization(request: Request) -> str:

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from daemon.contract.common import Answer
 
+Role = Literal["admin", "service", "viewer"]
+
 
 class AccessToken(Answer):
     """A session of the admin, to be sent as `Authorization: Bearer`."""
@@ -18,8 +20,12 @@ class AccessToken(Answer):
 
 
 class Session(Answer):
-    """Who is signed in, and until when."""
+    """Who is signed in, what they may do, and until when; null is until the token is revoked.
+
+    `admin` is the configured admin, `service` a service token, `viewer` a browser that signed in with one.
+    """
 
     username: str
-    role: Literal["admin"]
-    expires_at: datetime
+    role: Role
+    scopes: list[str]
+    expires_at: datetime | None

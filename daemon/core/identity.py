@@ -1,7 +1,7 @@
-"""Access keys: their form, and where a request carries one.
+"""Access keys and service tokens: their form, and where a request carries an access key.
 
-`ak_`, 43 characters of base62 (256 bits), 6 characters of base62 CRC32. The checksum lets a typo or a made-up key be
-refused without asking the store, and lets secret scanners recognise a leaked one.
+`ak_` or `pt_`, 43 characters of base62 (256 bits), 6 characters of base62 CRC32. The checksum lets a typo or a made-up
+key be refused without asking the store, and lets secret scanners recognise a leaked one.
 """
 
 import re
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PREFIX = "ak_"
+TOKEN_PREFIX = "pt_"  # noqa: S105 - the beginning of every service token, not one
 _BODY_LENGTH = 43
 _CHECKSUM_LENGTH = 6
-_SHAPE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_BODY_LENGTH + _CHECKSUM_LENGTH}}}", re.ASCII)
+_SHAPE = re.compile(rf"(?:{PREFIX}|{TOKEN_PREFIX})[0-9A-Za-z]{{{_BODY_LENGTH + _CHECKSUM_LENGTH}}}", re.ASCII)
 _LONGEST = 256
 _HEADERS = (b"x-proxy-key", b"x-api-key", b"authorization")
 
@@ -37,15 +38,22 @@ class Conflict:
 
 def make_access_key(random_bytes: bytes) -> str:
     """An access key from 32 random bytes."""
-    if len(random_bytes) != 32:
-        raise ValueError("expected 32 random bytes")
-    body = _base62(int.from_bytes(random_bytes), _BODY_LENGTH)
-    return f"{PREFIX}{body}{_checksum(body)}"
+    return _make(PREFIX, random_bytes)
+
+
+def make_service_token(random_bytes: bytes) -> str:
+    """A service token from 32 random bytes."""
+    return _make(TOKEN_PREFIX, random_bytes)
 
 
 def looks_like_access_key(text: str) -> bool:
     """Whether shape and checksum are those of an access key."""
-    return bool(_SHAPE.fullmatch(text)) and _checksum(text[3:-_CHECKSUM_LENGTH]) == text[-_CHECKSUM_LENGTH:]
+    return text.startswith(PREFIX) and _is_whole(text)
+
+
+def looks_like_service_token(text: str) -> bool:
+    """Whether shape and checksum are those of a service token."""
+    return text.startswith(TOKEN_PREFIX) and _is_whole(text)
 
 
 def find_access_key(path_key: str | None, headers: Sequence[tuple[bytes, bytes]]) -> KeyFound | NoKey | Conflict:
@@ -68,8 +76,19 @@ def find_access_key(path_key: str | None, headers: Sequence[tuple[bytes, bytes]]
 
 
 def mask(text: str) -> str:
-    """What may be shown of an access key: `ak_3fK9…`."""
-    return f"{text[:7]}…" if text.startswith(PREFIX) else "…"
+    """What may be shown of an access key or a service token: `ak_3fK9…`."""
+    return f"{text[:7]}…" if text.startswith((PREFIX, TOKEN_PREFIX)) else "…"
+
+
+def _make(prefix: str, random_bytes: bytes) -> str:
+    if len(random_bytes) != 32:
+        raise ValueError("expected 32 random bytes")
+    body = _base62(int.from_bytes(random_bytes), _BODY_LENGTH)
+    return f"{prefix}{body}{_checksum(body)}"
+
+
+def _is_whole(text: str) -> bool:
+    return bool(_SHAPE.fullmatch(text)) and _checksum(text[3:-_CHECKSUM_LENGTH]) == text[-_CHECKSUM_LENGTH:]
 
 
 def _credential(name: bytes, value: bytes) -> str:

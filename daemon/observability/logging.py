@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 _SECRETS = re.compile(
-    r"(ak_)[0-9A-Za-z]{8,}"
+    r"(ak_|pt_)[0-9A-Za-z]{8,}"
     r"|(sk-ant-)[0-9A-Za-z_-]+"
     r"|(ABSK)[0-9A-Za-z+/=]{8,}"
     r"|(bedrock-api-key-)[0-9A-Za-z+/=_-]+"

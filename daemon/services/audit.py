@@ -57,17 +57,26 @@ class Audit:
         self._store = store
 
     async def list_entries(
-        self, *, limit: int, cursor: str | None, action: str | None = None, object_id: str | None = None
+        self,
+        *,
+        limit: int,
+        cursor: str | None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        **only: str | None,
     ) -> Page[AuditEntry]:
-        """Entries, newest first."""
+        """Entries, newest first. `only`: columns that have to have a value; None is any."""
         query = select(audit_log).order_by(audit_log.c.id.desc()).limit(limit + 1)
         before = cursors.decode_number(cursor)
         if before is not None:
             query = query.where(audit_log.c.id < before)
-        if action is not None:
-            query = query.where(audit_log.c.action == action)
-        if object_id is not None:
-            query = query.where(audit_log.c.object_id == object_id)
+        for name, value in only.items():
+            if value is not None:
+                query = query.where(audit_log.c[name] == value)
+        if since is not None:
+            query = query.where(audit_log.c.at >= since)
+        if until is not None:
+            query = query.where(audit_log.c.at < until)
         async with self._store.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         more = cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None

@@ -28,6 +28,13 @@ class Unauthenticated(ServiceError):
     status = 401
 
 
+class Forbidden(ServiceError):
+    """Whoever is signed in may not do this."""
+
+    type = "forbidden"
+    status = 403
+
+
 class NotFound(ServiceError):
     """There is no such object, or it has been deleted."""
 

@@ -19,6 +19,8 @@ from daemon.services.directory import Directory
 from daemon.services.models import Models
 from daemon.services.pricing import Pricing
 from daemon.services.repricing import Repricer
+from daemon.services.service_tokens import ServiceTokens
+from daemon.services.sessions import Sessions
 from daemon.services.sign_in import SignIn
 from daemon.services.system import System
 from daemon.services.usage import Usage
@@ -45,6 +47,8 @@ class Services:
     usage: Usage
     usage_export: UsageExport
     usage_sessions: UsageSessions
+    service_tokens: ServiceTokens
+    sessions: Sessions
     sign_in: SignIn
     audit: Audit
     system: System
@@ -83,6 +87,16 @@ def build_services(
     `on_access_change` runs after each commit that may change who is admitted, `on_models_change` where a model goes,
     `on_routing_change` which provider is tried.
     """
+    service_tokens = ServiceTokens(store, hasher_secret=hasher_secret, now=now, token_bytes=token_bytes)
+    sessions = Sessions(
+        store,
+        service_tokens,
+        jwt_secret=jwt_secret,
+        username=admin_username,
+        password_hash=admin_password_hash,
+        now=now,
+        token_bytes=token_bytes,
+    )
     return Services(
         users=Users(
             store,
@@ -124,14 +138,9 @@ def build_services(
         usage=Usage(store, Ranges(zone, now)),
         usage_export=UsageExport(store, Ranges(zone, now)),
         usage_sessions=UsageSessions(store),
-        sign_in=SignIn(
-            store,
-            jwt_secret=jwt_secret,
-            username=admin_username,
-            password_hash=admin_password_hash,
-            now=now,
-            token_bytes=token_bytes,
-        ),
+        service_tokens=service_tokens,
+        sessions=sessions,
+        sign_in=SignIn(store, sessions, username=admin_username, password_hash=admin_password_hash, now=now),
         audit=Audit(store),
         system=System(store, version=version, now=now, facts=system_facts),
         directory=Directory(store),

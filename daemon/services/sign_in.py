@@ -1,105 +1,86 @@
 """Signing in: a password against its hash, a session in exchange."""
 
 import asyncio
-import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from daemon.contract.auth import AccessToken, Session
 from daemon.security.passwords import verify_password
-from daemon.security.sessions import LIFETIME_SECONDS, issue, verify
+from daemon.security.sessions import Audience
 from daemon.services import audit
 from daemon.services.audit import Actor
-from daemon.services.errors import Unauthenticated
-from daemon.services.throttle import Throttle
+from daemon.services.errors import Throttled, Unauthenticated
+from daemon.services.refusals import Refusals
+from daemon.services.sessions import Sessions, Started
+from daemon.services.throttle import Attempt, Throttle
+from daemon.services.turns import Busy, Turns
 from daemon.store.engine import Store
-from daemon.store.epochs import bump, read_all
 
 _AT_ONCE = 2  # a hash costs 64 MiB and a core
-_EPOCH = "sessions"
+_WAITING = 6  # so that the last of them has its turn within a second
 _SHOWN = 64
 
 
 class SignIn:
-    """Sessions of the configured admin."""
+    """Signs the configured admin in."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        jwt_secret: bytes,
-        username: str,
-        password_hash: str,
-        now: Callable[[], datetime],
-        token_bytes: Callable[[int], bytes],
+        self, store: Store, sessions: Sessions, *, username: str, password_hash: str, now: Callable[[], datetime]
     ) -> None:
         self._store = store
-        # bound to name and password: a change of either ends all sessions
-        self._secret = hmac.new(jwt_secret, f"{username}\0{password_hash}".encode(), hashlib.sha256).digest()
+        self._sessions = sessions
         self._username = username
         self._password_hash = password_hash
         self._now = now
-        self._token_bytes = token_bytes
         self._throttle = Throttle(now)
-        self._hashing = asyncio.Semaphore(_AT_ONCE)
+        self._turns = Turns(at_once=_AT_ONCE, waiting=_WAITING)
+        self._refusals = Refusals()
 
-    async def sign_in(self, username: str, password: str, actor: Actor) -> AccessToken:
+    async def sign_in(self, username: str, password: str, actor: Actor, audience: Audience) -> Started:
         """A session. A wrong password and an unknown user cost the same and get the same answer.
 
         Raises:
             Unauthenticated, Throttled.
         """
-        account, address = username[:_SHOWN], actor.remote_address or ""
-        self._throttle.attempt(account, address)
-        async with self._hashing:
-            matches = await asyncio.to_thread(verify_password, password, self._password_hash)
+        account = username[:_SHOWN]
+        try:
+            attempt = self._throttle.attempt(account, actor.remote_address or "")
+            matches = await self._check(password, attempt)
+        except Throttled:
+            self._refusals.note(actor.remote_address, self._now())
+            await self._tell_refusals(actor)
+            raise
         known = hmac.compare_digest(
             username.encode(errors="surrogatepass"), self._username.encode(errors="surrogatepass")
         )
-        now = self._now()
+        await self._tell_refusals(actor)
         if not (known and matches):
             failed = replace(actor, name=_printable(account))
             async with self._store.write() as connection:
-                await audit.record(connection, failed, "session.refused", at=now, subject=("session", failed.name))
+                subject = ("session", failed.name)
+                await audit.record(connection, failed, "session.refused", at=self._now(), subject=subject)
             raise Unauthenticated("wrong user name or password")
-        self._throttle.succeeded(account, address)
-        actor = replace(actor, name=self._username)
-        async with self._store.write() as connection:
-            epoch = await _epoch(connection)
-            await audit.record(connection, actor, "session.create", at=now, subject=("session", self._username))
-        token = issue(self._username, secret=self._secret, now=now, epoch=epoch, token_bytes=self._token_bytes)
-        ends = now.replace(microsecond=0) + timedelta(seconds=LIFETIME_SECONDS)
-        return AccessToken(access_token=token, expires_in=LIFETIME_SECONDS, expires_at=ends)
+        self._throttle.succeeded(attempt)
+        return await self._sessions.start(replace(actor, name=self._username), audience)
 
-    async def session(self, token: str) -> Session:
-        """Whose token this is. A forged one is refused without asking the store.
+    async def _check(self, password: str, attempt: Attempt) -> bool:
+        """Whether the password is right; off the event loop, when its turn has come."""
+        try:
+            async with self._turns.turn(attempt.suspicion):
+                return await asyncio.to_thread(verify_password, password, self._password_hash)
+        except Busy:
+            self._throttle.unchecked(attempt)
+            raise Throttled("too many are signing in at once, try again", retry_after=1) from None
 
-        Raises:
-            Unauthenticated: it is not ours, has expired, or was ended.
-        """
-        claims = verify(token, secret=self._secret, now=self._now())
-        if claims is None or claims.username != self._username:
-            raise Unauthenticated("sign in first")
-        async with self._store.read() as connection:
-            current = await _epoch(connection)
-        if claims.epoch != current:
-            raise Unauthenticated("the session was ended, sign in again")
-        return Session(username=claims.username, role="admin", expires_at=claims.expires_at)
-
-    async def sign_out(self, actor: Actor) -> None:
-        """End all sessions of the admin, on every replica."""
+    async def _tell_refusals(self, actor: Actor) -> None:
         now = self._now()
-        async with self._store.write() as connection:
-            await bump(connection, _EPOCH, now)
-            await audit.record(connection, actor, "session.end", at=now, subject=("session", actor.name))
-
-
-async def _epoch(connection: AsyncConnection) -> int:
-    return (await read_all(connection)).get(_EPOCH, 0)
+        row = self._refusals.due(now)
+        if row is not None:
+            somebody = replace(actor, name="anonymous")
+            async with self._store.write() as connection:
+                subject = ("session", "throttled")
+                await audit.record(connection, somebody, "session.throttled", at=now, subject=subject, after=row)
 
 
 def _printable(text: str) -> str:

@@ -8,9 +8,14 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from fastapi.routing import APIRoute
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from daemon.admin.app import declared_routes
+from daemon.admin.scopes import ANYBODY, NEEDS, PUBLIC
+from daemon.core.identity import make_access_key, make_service_token
+from daemon.core.scopes import SCOPES
 from tests.admin.conftest import JWT_SECRET, PASSWORD, Plane
+from tests.admin.test_tokens import new_token
 
 
 def _is_the_one_shape(answer: httpx.Response) -> bool:
@@ -29,7 +34,10 @@ def _routes(plane: Plane) -> list[tuple[str, str]]:
         for path, item in document["paths"].items()
         for method in item
     ]
-    return [*described, ("GET", "/openapi.json")]
+    return [*described, ("GET", "/openapi.json"), ("GET", "/docs")]
+
+
+SIGNING_IN = {("POST", "/admin/auth/login"), ("POST", "/admin/auth/session")}
 
 
 async def test_every_route_but_sign_in_needs_a_session(plane: Plane) -> None:
@@ -37,7 +45,7 @@ async def test_every_route_but_sign_in_needs_a_session(plane: Plane) -> None:
     assert len(routes) >= 32  # it found them
     async with plane.anonymous() as client:
         for method, path in routes:
-            if path == "/admin/auth/login":
+            if (method, path) in SIGNING_IN:
                 continue
             for headers in ({}, {"authorization": "Bearer a.b.c"}, {"authorization": "Basic YWRtaW46YWRtaW4="}):
                 answer = await client.request(method, path, headers=headers, content=b"{")
@@ -45,8 +53,28 @@ async def test_every_route_but_sign_in_needs_a_session(plane: Plane) -> None:
 
 
 def test_the_enumeration_misses_no_route(plane: Plane) -> None:
-    hidden = [r.path for r in plane.app.routes if isinstance(r, APIRoute) and not r.include_in_schema]
-    assert set(hidden) <= {"/openapi.json"}
+    declared = {(method, re.sub(r"\{\w+\}", "0" * 32, r.path)) for r in declared_routes() for method in r.methods}
+    assert declared == set(_routes(plane))
+
+
+def test_every_route_says_what_it_needs() -> None:
+    names = {f"{method} {route.path}" for route in declared_routes() for method in route.methods}
+    assert names == set(NEEDS)
+    for name, need in NEEDS.items():
+        assert need in SCOPES | {PUBLIC, ANYBODY}, name
+        reads = name.startswith("GET ")
+        assert reads is need.endswith(":read") or need in {PUBLIC, ANYBODY, "admin"}, name
+
+
+async def test_a_route_that_says_nothing_is_the_admins(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(NEEDS, "GET /admin/users")
+    scopes = [scope for scope in SCOPES if scope != "admin"]
+    token = (await new_token(plane, scopes=scopes))["token"]
+    async with plane.anonymous() as client:
+        refused = await client.get("/admin/users", headers={"authorization": f"Bearer {token}"})
+        assert (refused.status_code, refused.json()["error"]["message"]) == (403, "token:ci lacks the scope admin")
+        client.headers["authorization"] = f"Bearer {await plane.sign_in()}"
+        assert (await client.get("/admin/users")).status_code == 200
 
 
 def _session_secret() -> bytes:
@@ -73,6 +101,11 @@ FORGED: dict[str, dict[str, Any]] = {
     "epoch as text": {"epoch": "0"},
     "expiry as text": {"exp": "tomorrow"},
     "epoch as truth": {"epoch": False},
+    "name as number": {"sub": 7},
+    "id as list": {"jti": ["1"]},
+    "audience of the dashboard": {"aud": "proxyctl-dashboard"},
+    "a service token that is none": {"token": "0" * 32},
+    "a service token as number": {"token": 7},
 }
 
 
@@ -95,6 +128,9 @@ async def test_a_token_with_wrong_claims_is_refused(plane: Plane, changes: dict[
     assert (answer.status_code, _is_the_one_shape(answer)) == (401, True)
 
 
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 async def test_tokens_with_forged_signatures_are_refused(plane: Plane) -> None:
     claims, secret = _claims(plane.clock().timestamp()), _session_secret()
     good = jwt.encode(claims, secret, algorithm="HS256")
@@ -104,6 +140,15 @@ async def test_tokens_with_forged_signatures_are_refused(plane: Plane) -> None:
         jwt.encode(claims, JWT_SECRET, algorithm="HS256"),
         jwt.encode(claims, b"x" * 32, algorithm="HS256", headers={"kid": "../../dev/null"}),
         jwt.encode(claims, b"x" * 32, algorithm="HS256", headers={"jwk": {"kty": "oct", "k": "eA"}}),
+        jwt.encode(claims, b"x" * 32, algorithm="HS256", headers={"jku": "https://evil.example/keys"}),
+        jwt.encode(claims, RSA_KEY, algorithm="RS256"),
+        good.replace(".", ".."),
+        f"{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode()}.{good}",
+        make_service_token(bytes(32)),
+        make_service_token(bytes(32))[:-1] + "x",
+        make_access_key(bytes(32)),
+        "pt_",
+        "pt_" + "0" * 100_000,
         good[:-4],
         good.rsplit(".", 1)[0] + ".",
         "a" * 100_000,
