@@ -43,21 +43,23 @@ def rendered(key: str, server: str, emit: Emit, *, own_login: bool) -> str:
             return json.dumps({"env": variables}, indent=2) + "\n"
 
 
-def deliver(text: str, output_file: str | None, *, quiet: bool) -> None:
+def deliver(
+    text: str, output_file: str | None, *, quiet: bool, noun: str = "key", again: str = "proxyctl keys rotate …"
+) -> None:
     """Write a secret to a new 0600 file, or to standard output with a word about where it may stay."""
     if output_file is not None:
         try:
             descriptor = os.open(output_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise CliError(
-                f"the key exists, but {output_file} cannot be written: {error.strerror}",
-                hint="proxyctl keys rotate …, with another --output-file",
+                f"the {noun} exists, but {output_file} cannot be written: {error.strerror}",
+                hint=f"{again}, with another --output-file",
             ) from error
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         return
     if not quiet:
-        sys.stderr.write("This key is shown once. ")
+        sys.stderr.write(f"This {noun} is shown once. ")
         sys.stderr.write(
             "Keep it like a password.\n" if sys.stdout.isatty() else "It is now in this output, and in its log.\n"
         )
