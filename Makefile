@@ -4,9 +4,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
-FULL_DRILL := DRILL_OUTAGE_SECONDS=60 DRILL_REPLAYS=20 DRILL_RECORDS=3000 DRILL_DISK_REQUESTS=1000
+FULL_DRILL := DRILL_OUTAGE_SECONDS=60 DRILL_REPLAYS=20 DRILL_RECORDS=3000 DRILL_DISK_REQUESTS=1000 DRILL_LOGINS=10000
 
-.PHONY: help setup run demo test coverage check e2e drill bench bench-usage clean
+.PHONY: help setup run demo test coverage check e2e keyring drill bench bench-usage clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
@@ -38,13 +38,18 @@ check: setup ## lint, format, types, import rules, schemas
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-e2e: setup tests/e2e/node_modules/.ready ## the real Claude Code through the daemon (QUICK=1 for a part)
+e2e: setup tests/e2e/node_modules/.ready keyring ## the real Claude Code through the daemon (QUICK=1 for a part)
 	@$(if $(QUICK),E2E_QUICK=1) $(BIN)/pytest -n 2 -m e2e tests/e2e
 
 tests/e2e/node_modules/.ready: tests/e2e/package-lock.json
 	@command -v npm >/dev/null || { echo "e2e needs npm: apt-get install npm"; exit 1; }
 	@cd tests/e2e && npm ci --no-audit --no-fund
 	@touch $@
+
+keyring:
+	@{ command -v gnome-keyring-daemon && command -v dbus-run-session; } >/dev/null || { \
+	  line="apt-get install -y --no-install-recommends gnome-keyring dbus"; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && $$line; else echo "e2e needs a keyring: sudo $$line"; exit 1; fi; }
 
 drill: setup ## kills, outages and full disks under load, many times (CYCLES=200; QUICK=1 for a few)
 	@$(if $(QUICK),,DRILL_CYCLES=$(or $(CYCLES),200) $(FULL_DRILL)) $(BIN)/pytest -n 0 -s -m drill tests/drill

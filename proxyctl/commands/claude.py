@@ -64,7 +64,7 @@ def setup(
     if cli.printer.form or cli.options.query:
         document = {"result": result, "path": str(target), "changed": merged.changed, "dry_run": cli.dry_run}
         cli.printer.item(document, [column("result"), column("path")], name="path")
-    cli.tell(f"{'Nothing was written: ' if cli.dry_run else ''}{target} {result}.")
+    cli.tell(f"{target} {'would be ' if cli.dry_run and merged.changed else ''}{result}.")
 
 
 def _server(cli: Cli) -> str:
