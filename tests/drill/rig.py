@@ -69,6 +69,12 @@ class Daemon:
                 assert self._process.returncode is None, self._log.read_text()[-2000:]
                 await asyncio.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
     async def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end."""
         assert self._process is not None
