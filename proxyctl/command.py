@@ -8,29 +8,53 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl import complete
 from proxyctl.context import Cli, Options
+from proxyctl.errors import UsageError
 
 Server = Annotated[str | None, typer.Option("--server", "-s", help="URL of the daemon. [env: PROXY_SERVER]")]
-Output = Annotated[str | None, typer.Option("--output", "-o", help="table, json, yaml, csv or name.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", "-p", help="Section of config.toml. [env: PROXY_PROFILE]", autocompletion=complete.profiles
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", help="table, json, yaml, csv or name. [env: PROXY_OUTPUT]", autocompletion=complete.formats
+    ),
+]
 TokenFile = Annotated[
     str | None, typer.Option("--token-file", help="Read the admin token from a file, or - for stdin.")
 ]
 Query = Annotated[str | None, typer.Option("--query", help="JMESPath on the JSON form.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds to wait for the daemon.")]
+CaBundle = Annotated[str | None, typer.Option("--ca-bundle", help="Certificates to trust. [env: PROXY_CA_BUNDLE]")]
+AllowHttp = Annotated[bool | None, typer.Option("--allow-http", help="Allow plain HTTP to other machines.")]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="Only the essential value.")]
 Yes = Annotated[bool | None, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 NoInput = Annotated[bool | None, typer.Option("--no-input", help="Never prompt.")]
-Debug = Annotated[bool | None, typer.Option("--debug", help="Show tracebacks.")]
+DryRun = Annotated[bool | None, typer.Option("--dry-run", help="Show what would be sent, change nothing.")]
+NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colour. [env: NO_COLOR]")]
+Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Show each call to the daemon.")]
+Debug = Annotated[bool | None, typer.Option("--debug", help="Show each call, and tracebacks.")]
 
-_GLOBAL: dict[str, Any] = {
+GLOBAL: dict[str, Any] = {
     "server": Server,
+    "profile": Profile,
     "output": Output,
     "token_file": TokenFile,
     "query": Query,
     "timeout": Timeout,
+    "ca_bundle": CaBundle,
+    "allow_http": AllowHttp,
     "quiet": Quiet,
     "yes": Yes,
     "no_input": NoInput,
+    "dry_run": DryRun,
+    "no_color": NoColor,
+    "verbose": Verbose,
     "debug": Debug,
 }
 root_options = Options()
@@ -47,22 +71,30 @@ def new_group(summary: str) -> typer.Typer:
 
 
 def register(
-    app: typer.Typer, name: str, *, hidden: bool = False
+    app: typer.Typer, name: str, *, hidden: bool = False, can_rehearse: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function whose first parameter is a `Cli`; it gets the global options besides its own."""
+    """Register a function whose first parameter is a `Cli`; it gets the global options besides its own.
+
+    A command that changes something on this machine and cannot show it first refuses `--dry-run`: `can_rehearse`.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         own = list(signature.parameters.values())[1:]
         shared = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for option, annotation in _GLOBAL.items()
+            for option, annotation in GLOBAL.items()
         ]
 
         def run(**values: Any) -> None:
-            options = Options(**{option: values.pop(option) for option in _GLOBAL})
+            options = Options(**{option: values.pop(option) for option in GLOBAL})
+            options = options.over(root_options)
+            if options.no_color:
+                os.environ["NO_COLOR"] = "1"  # where every library looks
+            if options.dry_run and not can_rehearse:
+                raise UsageError(f"--dry-run: {name} cannot show what it would do")
             try:
-                function(Cli(options.over(root_options)), **values)
+                function(Cli(options), **values)
                 sys.stdout.flush()
             except BrokenPipeError:  # the reader has seen enough; caught here because Typer makes exit 1 of it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,10 +113,12 @@ def register(
 
 def is_json(arguments: list[str]) -> bool:
     """Whether the command line, or else PROXY_OUTPUT, asks for JSON; judged without parsing."""
-    text = " ".join(arguments)
-    if os.environ.get("PROXY_OUTPUT") == "json" and not any(a.startswith(("-o", "--output")) for a in arguments):
-        return True
-    return "-o json" in text or "-ojson" in text or "--output json" in text or "--output=json" in text
+    for at, argument in enumerate(arguments):
+        if argument in ("-o", "--output"):
+            return arguments[at + 1 : at + 2] == ["json"]
+        if argument.startswith(("-o", "--output=")):
+            return argument in ("-ojson", "-o=json", "--output=json")
+    return os.environ.get("PROXY_OUTPUT") == "json"
 
 
 def write_error(document: dict[str, Any], *, as_json: bool) -> None:

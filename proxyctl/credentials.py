@@ -1,10 +1,15 @@
-"""Where the admin token comes from: token file, environment, keyring, in this order. It is never an option's value."""
+"""Where the admin token comes from: token file, environment, keyring, credentials file, in this order.
 
+It is never an option's value. The credentials file is written only with `auth login --insecure-storage`.
+"""
+
+import json
 import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,17 +32,21 @@ class Token:
         return f"Token(source={self.source!r})"
 
 
-def find_token(server: str, token_file: str | None) -> Token | None:
-    """The token for a daemon, None when there is none."""
+def find_token(account: str, token_file: str | None) -> Token | None:
+    """The token for an account `profile@server`, None when there is none."""
     if token_file:
         return _checked(read_secret_file(token_file), f"--token-file {token_file}")
     if secret := os.environ.get("PROXY_ADMIN_TOKEN"):
         return _checked(secret, "PROXY_ADMIN_TOKEN")
     try:
-        stored = _with_keyring(lambda keyring: keyring.get_password(SERVICE, server))
+        if stored := _with_keyring(lambda keyring: keyring.get_password(SERVICE, account)):
+            return _checked(stored, "keyring")
     except KeyringUnavailable:
-        return None
-    return _checked(stored, "keyring") if stored else None
+        pass
+    path = credentials_path()
+    if path.exists() and (stored := _read_file(path).get(account)):
+        return _checked(stored, str(path))
+    return None
 
 
 def _checked(secret: str, source: str) -> Token:
@@ -48,44 +57,110 @@ def _checked(secret: str, source: str) -> Token:
     return Token(secret, source)
 
 
-def store_token(server: str, secret: str) -> None:
-    """Keep a token in the system's keyring.
+def store_token(account: str, secret: str, *, insecure: bool) -> str:
+    """Keep a token in the system's keyring, or with `insecure` in a file of mode 0600; where it went.
 
     Raises:
         AuthError: there is no keyring; nothing was written anywhere.
     """
+    if insecure:
+        with _locked(credentials_path()) as path:
+            _write_file(path, _read_file(path) | {account: secret})
+        return str(credentials_path())
     try:
-        _with_keyring(lambda keyring: keyring.set_password(SERVICE, server, secret))
+        _with_keyring(lambda keyring: keyring.set_password(SERVICE, account, secret))
     except KeyringUnavailable as error:
         raise AuthError(
             f"the token was not stored: {error}",
-            hint="export PROXY_ADMIN_TOKEN=$(proxyctl auth login --print-token …)",
+            hint="export PROXY_ADMIN_TOKEN=$(proxyctl auth login --print-token …)      "
+            "or --insecure-storage for a file of mode 0600",
         ) from error
+    return "the keyring"
 
 
-def forget_token(server: str) -> bool:
-    """Remove the token; whether there was one."""
+def forget_token(account: str) -> bool:
+    """Remove the token from keyring and file; whether there was one."""
+    forgotten = False
     try:
-        if _with_keyring(lambda keyring: keyring.get_password(SERVICE, server)) is None:
-            return False
-        _with_keyring(lambda keyring: keyring.delete_password(SERVICE, server))
+        if _with_keyring(lambda keyring: keyring.get_password(SERVICE, account)) is not None:
+            _with_keyring(lambda keyring: keyring.delete_password(SERVICE, account))
+            forgotten = True
     except KeyringUnavailable:
-        return False
-    return True
+        pass
+    if credentials_path().exists():
+        with _locked(credentials_path()) as path:
+            stored = _read_file(path)
+            if stored.pop(account, None) is not None:
+                _write_file(path, stored)
+                forgotten = True
+    return forgotten
+
+
+def credentials_path() -> Path:
+    """Where tokens are when the user chose a file."""
+    from proxyctl.profiles import config_path
+
+    return config_path().with_name("credentials.json")
 
 
 def read_secret_file(path: str) -> str:
-    """A secret from a file, or from standard input for `-`. A file that others can read is refused."""
+    """A secret from a file, or from standard input for `-`.
+
+    Raises:
+        UsageError: others can read or replace it: a wide mode, somebody else's file, a symbolic link.
+    """
     if path == "-":
         return sys.stdin.read().removesuffix("\n")
     try:
-        mode = Path(path).stat().st_mode
-        secret = Path(path).read_text(encoding="utf-8")
+        status = Path(path).stat()
+        is_pipe = stat.S_ISFIFO(status.st_mode)  # <(command)
+        if not is_pipe:
+            _check_private(path, status)
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    if stat.S_IMODE(mode) & 0o077:
+
+
+def _check_private(path: str, status: os.stat_result) -> None:
+    if Path(path).is_symlink():
+        raise UsageError(
+            f"{path} is a symbolic link: whoever owns the link chooses the file", hint="name the file itself"
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is not a file")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise UsageError(f"{path} belongs to somebody else")
+    if stat.S_IMODE(status.st_mode) & 0o077:
         raise UsageError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-    return secret.removesuffix("\n")
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(read_secret_file(str(path)))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        raise UsageError(f"{path} is not a credentials file", hint="remove it and sign in again")
+    return document
+
+
+def _write_file(path: Path, tokens: dict[str, str]) -> None:
+    from proxyctl.profiles import write_private
+
+    write_private(path, json.dumps(tokens, indent=2) + "\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    """One process at a time changes the file."""
+    import fcntl
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
 
 
 class KeyringUnavailable(Exception):

@@ -2,17 +2,23 @@
 
 import os
 import sys
+from inspect import Parameter, Signature
+from typing import Any
 
 import typer
 
 from proxyctl import command
-from proxyctl.command import Debug, NoInput, Output, Query, Quiet, Server, Timeout, TokenFile, Yes, is_json, write_error
+from proxyctl.command import GLOBAL, is_json, write_error
 from proxyctl.commands import (
+    api,
+    audit,
     auth,
     bedrock_keys,
     budgets,
     circuits,
+    claude,
     compatibility,
+    config,
     daemon,
     db,
     demo,
@@ -22,9 +28,11 @@ from proxyctl.commands import (
     pricing,
     routing,
     status,
+    tokens,
     topics,
     usage,
     users,
+    version,
 )
 from proxyctl.context import Options
 from proxyctl.errors import CliError, ExitCode
@@ -48,70 +56,84 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def root(
-    server: Server = None,
-    output: Output = None,
-    token_file: TokenFile = None,
-    query: Query = None,
-    timeout: Timeout = None,
-    quiet: Quiet = None,
-    yes: Yes = None,
-    no_input: NoInput = None,
-    debug: Debug = None,
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-) -> None:
-    command.set_root_options(Options(server, output, token_file, query, timeout, quiet, yes, no_input, debug))
+def _root(**values: Any) -> None:
+    values.pop("version")
+    command.set_root_options(Options(**values))
 
 
-for module in (daemon, demo, init, status, topics):
+_VERSION = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")
+_root.__signature__ = Signature(  # type: ignore[attr-defined]
+    [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in GLOBAL.items()]
+    + [Parameter("version", Parameter.KEYWORD_ONLY, default=_VERSION, annotation=bool)]
+)
+_root.__annotations__ = {**GLOBAL, "version": bool}
+app.callback()(_root)
+
+for module in (daemon, demo, init, status, api, version, topics):
     module.register_commands(app)
-for name, group in (
-    ("auth", auth.group),
-    ("users", users.group),
-    ("keys", keys.group),
-    ("bedrock-keys", bedrock_keys.group),
-    ("budgets", budgets.group),
-    ("models", models.group),
-    ("pricing", pricing.group),
-    ("routing", routing.group),
-    ("circuits", circuits.group),
-    ("compatibility", compatibility.group),
-    ("usage", usage.group),
-    ("db", db.group),
-    ("daemon", daemon.group),
+# The paths of the API are plural, and so are the nouns; who types the singular is understood.
+for name, group, singular in (
+    ("auth", auth.group, None),
+    ("users", users.group, "user"),
+    ("keys", keys.group, "key"),
+    ("bedrock-keys", bedrock_keys.group, "bedrock-key"),
+    ("budgets", budgets.group, "budget"),
+    ("models", models.group, "model"),
+    ("pricing", pricing.group, None),
+    ("routing", routing.group, None),
+    ("circuits", circuits.group, "circuit"),
+    ("claude", claude.group, None),
+    ("compatibility", compatibility.group, None),
+    ("usage", usage.group, None),
+    ("tokens", tokens.group, "token"),
+    ("audit", audit.group, None),
+    ("config", config.group, None),
+    ("db", db.group, None),
+    ("daemon", daemon.group, None),
 ):
     app.add_typer(group, name=name)
+    if singular is not None:
+        app.add_typer(group, name=singular, hidden=True)
 
 
 def run() -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = sys.argv[1:]
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or ExitCode.DONE)
     except CliError as error:
-        document = {
-            "type": error.type,
-            "message": error.message,
-            "hint": error.hint,
-            "request_id": error.request_id,
-            "exit_code": int(error.exit_code),
-        }
-        write_error(document, as_json=is_json(arguments))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        _fail(arguments, error.type, error.message, error.exit_code, hint=error.hint, request_id=error.request_id)
+    except typer.TyperException as error:  # what was typed is no command line
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(error.format_message() + "\n")
+            sys.exit(ExitCode.USAGE)
+        _fail(arguments, "usage", _sentence(error), ExitCode.USAGE, hint=_help(error))
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("interrupted\n")
         sys.exit(ExitCode.INTERRUPTED)
-    except Exception as error:  # the CLI's edge: one line for a person, the rest on demand
+    except Exception as error:  # the CLI's edge: one line for a person, the rest in a file
         if "--debug" in arguments or os.environ.get("PROXY_DEBUG"):
             raise
-        unexpected = f"unexpected {type(error).__name__}: {error}"
-        document = {
-            "type": "bug",
-            "message": unexpected,
-            "hint": "run it again with --debug",
-            "request_id": None,
-            "exit_code": 1,
-        }
-        write_error(document, as_json=is_json(arguments))
-        sys.exit(ExitCode.FAILED)
+        from proxyctl.crash import report
+
+        place = report(error, arguments)
+        hint = f"please report it with {place}" if place else "run it again with --debug"
+        _fail(arguments, "bug", f"unexpected {type(error).__name__}: {error}", ExitCode.FAILED, hint=hint)
+
+
+def _fail(
+    arguments: list[str], kind: str, message: str, code: ExitCode, *, hint: str | None, request_id: str | None = None
+) -> None:
+    document = {"type": kind, "message": message, "hint": hint, "request_id": request_id, "exit_code": int(code)}
+    write_error(document, as_json=is_json(arguments))
+    sys.exit(code)
+
+
+def _sentence(error: typer.TyperException) -> str:
+    text = error.format_message().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _help(error: typer.TyperException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return None if context is None else f"{context.command_path} --help"

@@ -13,6 +13,7 @@ from proxyctl.errors import UsageError
 FORMATS = ("table", "json", "yaml", "csv", "name")
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], object]]
+_KEYS = re.compile(r"\b(ak_|pt_|sk-ant-|ABSK)[A-Za-z0-9_+/=-]{4,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -122,6 +123,11 @@ def clean(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _CONTROL.sub("", str(value))
+
+
+def without_keys(text: str) -> str:
+    """A text in which nothing that looks like a key is left."""
+    return _KEYS.sub(lambda found: f"{found[1]}(secret)", text)
 
 
 def _inert(text: str) -> str:

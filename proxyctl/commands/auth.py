@@ -13,7 +13,7 @@ from proxyctl.output import column
 group = new_group("Sign in to a daemon, see who you are.")
 
 
-@register(group, "login")
+@register(group, "login", can_rehearse=False)
 def login(
     cli: Cli,
     username: Annotated[str, typer.Option("--username", help="Admin's name.")] = "admin",
@@ -21,8 +21,13 @@ def login(
         str | None, typer.Option("--password-file", help="Read the password from a file, or -.")
     ] = None,
     print_token: Annotated[bool, typer.Option("--print-token", help="Print the token instead of storing it.")] = False,
+    insecure_storage: Annotated[
+        bool, typer.Option("--insecure-storage", help="Store it in a file of mode 0600, not in the keyring.")
+    ] = False,
 ) -> None:
     """Sign in and keep the token in the system's keyring.
+
+    A CI job has neither terminal nor keyring: give it a service token in PROXY_ADMIN_TOKEN (proxyctl tokens create).
 
     Example: proxyctl auth login --username admin
     """
@@ -40,16 +45,16 @@ def login(
     if print_token:
         sys.stdout.write(session["access_token"] + "\n")
         return
-    store_token(cli.server, session["access_token"])
-    cli.tell(f"Signed in to {cli.server} as {username} until {session['expires_at']}.")
+    place = store_token(cli.account, session["access_token"], insecure=insecure_storage)
+    cli.tell(f"Signed in to {cli.server} as {username} until {session['expires_at']}; the token is in {place}.")
 
 
-@register(group, "logout")
+@register(group, "logout", can_rehearse=False)
 def logout(cli: Cli) -> None:
     """Forget the token that is kept for this daemon."""
     from proxyctl.credentials import forget_token
 
-    cli.tell(f"Signed out of {cli.server}." if forget_token(cli.server) else "There was nothing to forget.")
+    cli.tell(f"Signed out of {cli.server}." if forget_token(cli.account) else "There was nothing to forget.")
 
 
 @register(group, "status")
@@ -57,8 +62,8 @@ def auth_status(cli: Cli) -> None:
     """Which daemon, which identity, where the token came from, when it expires."""
     session = cli.client.get("/admin/auth/session")
     assert cli.token is not None
-    document = {"server": cli.server, "source": cli.token.source, **session}
-    fields = ("server", "username", "role", "source", "expires_at")
+    document = {"server": cli.server, "profile": cli.profile.value, "source": cli.token.source, **session}
+    fields = ("server", "profile", "username", "role", "source", "expires_at")
     cli.printer.item(document, [column(field) for field in fields], name="username")
 
 

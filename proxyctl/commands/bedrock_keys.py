@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl.arguments import KeyArgument
 from proxyctl.command import new_group, register
 from proxyctl.commands.users import IfMissing
 from proxyctl.context import Cli
@@ -39,13 +40,11 @@ TEST_COLUMNS = [
 ]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-KeyName = Annotated[str, typer.Argument(help="USER/NAME, id, key prefix, or a name only one key has.")]
-
 
 @register(group, "set")
 def set_bedrock_key(
     cli: Cli,
-    key: KeyName,
+    key: KeyArgument,
     from_file: Annotated[str | None, typer.Option("--from-file", help="Read the secret from a file, or -.")] = None,
     from_env: Annotated[str | None, typer.Option("--from-env", help="Name of the variable with the secret.")] = None,
     iam: Annotated[bool, typer.Option("--iam", help="The secret is that of an IAM access key.")] = False,
@@ -105,7 +104,7 @@ def set_bedrock_key(
 
 
 @register(group, "status")
-def show_bedrock_key(cli: Cli, key: KeyName) -> None:
+def show_bedrock_key(cli: Cli, key: KeyArgument) -> None:
     """The Bedrock key of an access key, without its secret.
 
     Example: proxyctl bedrock-keys status alice/laptop
@@ -117,7 +116,7 @@ def show_bedrock_key(cli: Cli, key: KeyName) -> None:
 
 
 @register(group, "test")
-def test_bedrock_key(cli: Cli, key: KeyName) -> None:
+def test_bedrock_key(cli: Cli, key: KeyArgument) -> None:
     """Send one small request to Bedrock with the key; it costs a little. Exit 1 when it does not work.
 
     Example: proxyctl bedrock-keys test alice/laptop
@@ -137,7 +136,7 @@ def test_bedrock_key(cli: Cli, key: KeyName) -> None:
 @register(group, "remove")
 def remove_bedrock_key(
     cli: Cli,
-    key: KeyName,
+    key: KeyArgument,
     if_missing: Annotated[IfMissing, typer.Option("--if-missing", help="When there is no such key.")] = IfMissing.FAIL,
 ) -> None:
     """Take the Bedrock key of an access key away; what was stored of it is erased.

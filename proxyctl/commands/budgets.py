@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl.arguments import UserArgument
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import UsageError
@@ -44,7 +45,6 @@ COLUMNS = [
     ("used", lambda row: None if row["percent"] is None else f"{row['percent']:.0f} %"),
     column("resets at", "resets_at"),
 ]
-UserArgument = Annotated[str, typer.Argument(help="Name, id, or the beginning of an id.")]
 
 
 @register(group, "list")

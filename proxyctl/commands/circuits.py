@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from proxyctl import complete
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import NotFoundError
@@ -35,7 +36,12 @@ class State(StrEnum):
 
 
 Provider = Annotated[str | None, typer.Option("--provider", help="Only this provider's: plan or bedrock.")]
-KeyArgument = Annotated[str, typer.Argument(help="USER/NAME, id or prefix of an access key, or the id of a circuit.")]
+KeyArgument = Annotated[
+    str,
+    typer.Argument(
+        help="USER/NAME, id or prefix of an access key, or the id of a circuit.", autocompletion=complete.keys
+    ),
+]
 
 
 @register(group, "list")

@@ -33,7 +33,7 @@ def _run(cli: Cli, host: Host = "127.0.0.1", port: Port = 8000, env_file: EnvFil
     raise typer.Exit(run(settings, host=host, port=port, say=_say, reread=lambda: _reread(env_file)))
 
 
-register(group, "run")(_run)
+register(group, "run", can_rehearse=False)(_run)
 
 
 @register(group, "check")
@@ -98,7 +98,7 @@ def openapi(cli: Cli) -> None:
 
 
 def register_commands(app: typer.Typer) -> None:
-    register(app, "serve")(_run)
+    register(app, "serve", can_rehearse=False)(_run)
 
 
 def load(env_file: Path | None) -> "Settings":

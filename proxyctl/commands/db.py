@@ -15,7 +15,7 @@ from proxyctl.errors import ExitCode, UsageError
 group = new_group("The database schema. Reads PROXY_DATABASE_URL, like the daemon.")
 
 
-@register(group, "upgrade")
+@register(group, "upgrade", can_rehearse=False)
 def upgrade(
     cli: Cli,
     revision: Annotated[str, typer.Argument(help="Where to go.")] = "head",
@@ -53,7 +53,7 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
     cli.tell("up to date")
 
 
-@register(group, "downgrade")
+@register(group, "downgrade", can_rehearse=False)
 def downgrade(
     cli: Cli, revision: Annotated[str, typer.Argument(help="Where to go; base is nothing.")], env_file: EnvFile = None
 ) -> None:

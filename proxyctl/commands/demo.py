@@ -26,7 +26,7 @@ _START_SECONDS = 30.0
 
 
 def register_commands(app: typer.Typer) -> None:
-    @register(app, "demo")
+    @register(app, "demo", can_rehearse=False)
     def demo(
         cli: Cli,
         once: Annotated[

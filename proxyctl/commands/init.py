@@ -25,7 +25,7 @@ PROXY_ADMIN_PASSWORD_HASH='{password_hash}'
 
 
 def register_commands(app: typer.Typer) -> None:
-    @register(app, "init")
+    @register(app, "init", can_rehearse=False)
     def init(
         cli: Cli,
         path: Annotated[Path, typer.Argument(help="The file to write.")] = Path(".env"),

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl import complete
+from proxyctl.arguments import KeyArgument, UserArgument
 from proxyctl.command import new_group, register
 from proxyctl.commands.users import IfMissing
 from proxyctl.context import Cli
@@ -28,8 +30,6 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 OutputFile = Annotated[str | None, typer.Option("--output-file", help="Write to this new file (mode 0600).")]
 EmitAs = Annotated[Emit, typer.Option("--emit", help="key, env, or claude-settings.")]
-KeyName = Annotated[str, typer.Argument(help="USER/NAME, id, key prefix, or a name only one key has.")]
-
 
 RequestsPerMinute = Annotated[
     int | None, typer.Option("--requests-per-minute", min=0, help="Most requests in a minute.")
@@ -47,7 +47,10 @@ class IfExists(StrEnum):
 
 
 @register(group, "list")
-def list_keys(cli: Cli, user: Annotated[str | None, typer.Argument(help="Only this user's.")] = None) -> None:
+def list_keys(
+    cli: Cli,
+    user: Annotated[str | None, typer.Argument(help="Only this user's.", autocompletion=complete.users)] = None,
+) -> None:
     """Keys that are not revoked; never their secrets."""
     from proxyctl.resolve import find_user
 
@@ -56,7 +59,7 @@ def list_keys(cli: Cli, user: Annotated[str | None, typer.Argument(help="Only th
 
 
 @register(group, "get")
-def get_key(cli: Cli, key: KeyName) -> None:
+def get_key(cli: Cli, key: KeyArgument) -> None:
     """One key."""
     from proxyctl.resolve import find_key
 
@@ -66,7 +69,7 @@ def get_key(cli: Cli, key: KeyName) -> None:
 @register(group, "create")
 def create_key(
     cli: Cli,
-    user: Annotated[str, typer.Argument(help="The user's name or id.")],
+    user: UserArgument,
     name: Annotated[str, typer.Option("--name", help="Unique among the user's keys.")] = "default",
     expires_at: Annotated[
         str | None, typer.Option("--expires-at", help="RFC 3339, such as 2027-01-01T00:00:00Z.")
@@ -108,7 +111,7 @@ def create_key(
 @register(group, "update")
 def update_key(
     cli: Cli,
-    key: KeyName,
+    key: KeyArgument,
     name: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
     expires_at: Annotated[str | None, typer.Option("--expires-at", help="RFC 3339, or none.")] = None,
     requests_per_minute: RequestsPerMinute = None,
@@ -138,7 +141,7 @@ def update_key(
 @register(group, "rotate")
 def rotate_key(
     cli: Cli,
-    key: KeyName,
+    key: KeyArgument,
     grace: Annotated[str, typer.Option("--grace", help="How long the old secret still works: 0s, 5m, 1h.")] = "5m",
     output_file: OutputFile = None,
     emit: EmitAs = Emit.KEY,
@@ -155,7 +158,7 @@ def rotate_key(
 @register(group, "revoke")
 def revoke_key(
     cli: Cli,
-    key: KeyName,
+    key: KeyArgument,
     if_missing: Annotated[IfMissing, typer.Option("--if-missing", help="When there is no such key.")] = IfMissing.FAIL,
 ) -> None:
     """Revoke a key: from its next request on it is refused."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl import complete
 from proxyctl.command import new_group, register
 from proxyctl.commands.users import IfMissing
 from proxyctl.context import Cli
@@ -42,7 +43,10 @@ RESOLUTION = [
     ("providers", lambda row: ", then ".join(row["providers"]) or None),
 ]
 
-ModelArgument = Annotated[str, typer.Argument(help="The model as Claude Code asks for it; [1m] does not matter.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="The model as Claude Code asks for it; [1m] does not matter.", autocompletion=complete.models),
+]
 
 
 class IfExists(StrEnum):

@@ -110,9 +110,11 @@ def reload(
     A sheet that cannot be used changes nothing. Example: proxyctl pricing reload --file prices.json
     """
     body: dict[str, Any] = {} if file is None else {"sheet": _text(file)}
-    answer = cli.client.post("/api/pricing/reload", body | ({"force": True} if force else {}))
+    body |= {name: True for name, given in (("force", force), ("dry_run", cli.dry_run)) if given}
+    answer = cli.client.post("/api/pricing/reload", body)
     cli.printer.rows(answer, CHANGES, name="model")
-    cli.tell(f"{answer['added']} added, {answer['changed']} changed, {answer['removed']} removed.")
+    would = "would be " if cli.dry_run else ""
+    cli.tell(f"{would}{answer['added']} added, {answer['changed']} changed, {answer['removed']} removed.".capitalize())
 
 
 @register(group, "reprice")
@@ -120,7 +122,6 @@ def reprice(
     cli: Cli,
     since: Annotated[str, typer.Option("--from", help="Day or RFC 3339 instant.")],
     until: Annotated[str | None, typer.Option("--to", help="Day or instant, not included; else now.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> None:
     """Compute the cost of past requests anew, with the prices that are in use now.
 
@@ -129,14 +130,13 @@ def reprice(
     body = {
         "since": _instant(since),
         "until": _instant(until) if until else datetime.now(UTC).isoformat(),
-        "dry_run": dry_run,
+        "dry_run": cli.dry_run,
     }
-    if not dry_run:
-        cli.confirm(f"Costs from {body['since']} to {body['until']} are overwritten", name="reprice")
+    cli.confirm(f"Costs from {body['since']} to {body['until']} are overwritten", name="reprice")
     total = _run(cli, body)
     cli.printer.rows(total, REPRICED, name="model")
     change = total["after_nano_usd"] - total["before_nano_usd"]
-    verb = "would change" if dry_run else "changed"
+    verb = "would change" if cli.dry_run else "changed"
     cli.tell(
         f"{total['rows']} rows, {total['changed']} {verb}: {dollars(total['before_nano_usd'])} ->"
         f" {dollars(total['after_nano_usd'])} ({'-' if change < 0 else '+'}{dollars(abs(change))})."

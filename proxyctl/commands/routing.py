@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl.arguments import UserArgument
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import UsageError
@@ -22,8 +23,6 @@ COLUMNS = [
     column("strategy", "routing_strategy"),
     ("meaning", lambda row: STRATEGIES.get(row["routing_strategy"])),
 ]
-
-UserArgument = Annotated[str, typer.Argument(help="Name, id, or the beginning of an id.")]
 
 
 @register(group, "get")

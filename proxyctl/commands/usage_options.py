@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl import complete
 from proxyctl.context import Cli
 from proxyctl.errors import UsageError
 from proxyctl.output import column, dollars
@@ -23,8 +24,8 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option("--until", help="A date or an RFC 3339 instant, not included.")]
 To = Annotated[str | None, typer.Option("--to", help="The last day, included.")]
-UserOption = Annotated[str | None, typer.Option("--user", help="Only this user's.")]
-KeyOption = Annotated[str | None, typer.Option("--key", help="Only this key's.")]
+UserOption = Annotated[str | None, typer.Option("--user", help="Only this user's.", autocompletion=complete.users)]
+KeyOption = Annotated[str | None, typer.Option("--key", help="Only this key's.", autocompletion=complete.keys)]
 Provider = Annotated[str | None, typer.Option("--provider", help="Only this provider's.")]
 Model = Annotated[str | None, typer.Option("--model", help="Only this model's.")]
 Team = Annotated[str | None, typer.Option("--team", help="Only that of users who are in this team now.")]

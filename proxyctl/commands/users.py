@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxyctl.arguments import UserArgument
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import ConflictError, NotFoundError, UsageError
@@ -53,7 +54,7 @@ def list_users(
 
 
 @register(group, "get")
-def get_user(cli: Cli, user: Annotated[str, typer.Argument(help="Name, id, or the beginning of an id.")]) -> None:
+def get_user(cli: Cli, user: UserArgument) -> None:
     """One user."""
     from proxyctl.resolve import find_user
 
@@ -91,7 +92,7 @@ def create_user(
 @register(group, "update")
 def update_user(
     cli: Cli,
-    user: Annotated[str, typer.Argument(help="Name, id, or the beginning of an id.")],
+    user: UserArgument,
     name: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
     description: Description = None,
     team: Team = None,
@@ -112,7 +113,7 @@ def update_user(
 @register(group, "delete")
 def delete_user(
     cli: Cli,
-    user: Annotated[str, typer.Argument(help="Name, id, or the beginning of an id.")],
+    user: UserArgument,
     if_missing: Annotated[IfMissing, typer.Option("--if-missing", help="When there is no such user.")] = IfMissing.FAIL,
 ) -> None:
     """Delete a user and revoke its keys. What it used stays on the books."""
