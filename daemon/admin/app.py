@@ -1,6 +1,8 @@
 """The admin API as one ASGI application."""
 
 import ipaddress
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,6 +27,7 @@ from daemon.admin import (
 )
 from daemon.admin.answers import on_http_error, on_invalid
 from daemon.admin.edge import Edge, Guard
+from daemon.admin.openapi import complete
 from daemon.services.ids import uuid7
 from daemon.services.registry import Services
 
@@ -74,7 +77,16 @@ def declared_routes() -> list[APIRoute]:
 
 
 def _routes() -> FastAPI:
-    app = FastAPI(title="proxyctl admin API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="proxyctl admin API",
+        version=version("claude-code-proxyctl"),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # stable, and short enough for generated clients
+    )
     for module in _MODULES:
         app.include_router(module.router)
+    app.openapi = partial(complete, app)  # type: ignore[method-assign]
     return app

@@ -109,6 +109,6 @@ async def export_records(
 
 
 @router.get("/sessions/{session_id}")
-async def get_session(services: TheServices, session_id: SessionId, user_id: UUID | None = None) -> SessionTree:
+async def get_session_tree(services: TheServices, session_id: SessionId, user_id: UUID | None = None) -> SessionTree:
     """What a session cost, as a tree: session, agent, sub-agent, request."""
     return await services.usage_sessions.tree(session_id, user_id=user_id)
