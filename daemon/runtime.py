@@ -18,6 +18,7 @@ from uuid_utils import uuid7
 
 from daemon.admin.app import build_admin_app
 from daemon.app import Application
+from daemon.core.budget import nano_of
 from daemon.core.circuit import Policy
 from daemon.core.credentials import BedrockCredential
 from daemon.core.mapping import load_catalogue
@@ -49,7 +50,7 @@ from daemon.secrets_store import Secrets, data_directory, database_url
 from daemon.security.access_keys import hash_key
 from daemon.security.envelope import Envelope, build_envelope
 from daemon.services.bedrock_keys import Probe, open_credential
-from daemon.services.budgets import BudgetDisplay, nano_of
+from daemon.services.budgets import BudgetDisplay
 from daemon.services.directory import Directory, SealedBedrockKey
 from daemon.services.pricing import EPOCH, Pricing
 from daemon.services.registry import Services, build_services

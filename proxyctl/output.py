@@ -32,6 +32,13 @@ def dollars(nano: object) -> str:
     return f"${rounded // 10**digits:,}.{rounded % 10**digits:0{digits}d}"
 
 
+def checked_dollars(name: str, amount: str) -> str:
+    """An amount as the API takes it: from 0 to 999999.99, digits of ASCII and a point."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", amount, re.ASCII):
+        raise UsageError(f"{name} {amount!r}: expected dollars from 0 to 999999.99, such as 10 or 10.50")
+    return amount
+
+
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 

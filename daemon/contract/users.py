@@ -3,6 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
+from daemon.contract.budgets import BudgetPeriod, Dollars
 from daemon.contract.common import Answer, Description, Label, Name, Request, Result, RoutingStrategy
 
 
@@ -27,13 +28,18 @@ class UserCreated(User):
 
 
 class UserCreate(Request):
-    """A new user. Its name is unique among users that are not deleted."""
+    """A new user. Its name is unique among users that are not deleted.
+
+    An absent `budget_usd` is the default budget of the daemon, null is none.
+    """
 
     name: Name
     description: Description | None = None
     team: Label | None = None
     routing_strategy: RoutingStrategy = "plan_first"
     is_active: bool = True
+    budget_usd: Dollars | None = None
+    budget_period: BudgetPeriod = "monthly"
 
 
 class UserUpdate(Request):

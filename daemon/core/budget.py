@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 
 from daemon.core.periods import Period
@@ -156,3 +157,8 @@ def usage_document(spent_nano: int, state: BudgetState | None) -> dict[str, obje
             }
         ]
     return {"extra_usage": {"is_enabled": True, **extra, "currency": "USD"}, "limits": limits}
+
+
+def nano_of(dollars: str | None) -> int | None:
+    """Nano-dollars of an amount that the contract has checked."""
+    return None if dollars is None else int(Decimal(dollars) * 10**9)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -14,7 +13,7 @@ from sqlalchemy import select, update
 from daemon.contract.budgets import BudgetStatus, BudgetUpdate
 from daemon.contract.common import Page
 from daemon.contract.usage import usd
-from daemon.core.budget import Budget, BudgetState, Mode, Scope, counts, usage_document
+from daemon.core.budget import Budget, BudgetState, Mode, Scope, counts, nano_of, usage_document
 from daemon.core.periods import Period, period_bounds
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
@@ -27,7 +26,6 @@ from daemon.store.epochs import bump
 from daemon.store.filters import live
 from daemon.store.tables import users
 
-_NANO = 10**9
 _SHOWN = 10_000
 
 
@@ -189,8 +187,3 @@ def counter_key(user_id: UUID, period: Period, now: datetime, zone: ZoneInfo) ->
     """The counter that an instant falls into."""
     start, end = period_bounds(now, period, zone)
     return CounterKey(user_id, period, start, end)
-
-
-def nano_of(dollars: str | None) -> int | None:
-    """Nano-dollars of an amount that the contract has checked."""
-    return None if dollars is None else int(Decimal(dollars) * _NANO)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from daemon.contract.common import Page
 from daemon.contract.users import User, UserCreate, UserCreated, UserUpdate
+from daemon.core.budget import nano_of
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
 from daemon.services.bedrock_keys import erase_keys
@@ -49,8 +50,10 @@ class Users:
             Conflict: a live user has that name.
         """
         now = self._now()
-        values = wanted.model_dump() | {"id": uuid7(now, self._token_bytes), "version": 1}
-        values |= {"created_at": now, "updated_at": now, "budget_nano_usd": self._default_budget_nano}
+        values = wanted.model_dump(exclude={"budget_usd"}) | {"id": uuid7(now, self._token_bytes), "version": 1}
+        is_budget_given = "budget_usd" in wanted.model_fields_set
+        budget = nano_of(wanted.budget_usd) if is_budget_given else self._default_budget_nano
+        values |= {"created_at": now, "updated_at": now, "budget_nano_usd": budget}
         try:
             async with self._store.write() as connection:
                 await connection.execute(insert(users).values(values))

@@ -1,6 +1,5 @@
 """`proxyctl budgets`."""
 
-import re
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -9,8 +8,7 @@ import typer
 from proxyctl.arguments import UserArgument
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
-from proxyctl.errors import UsageError
-from proxyctl.output import column
+from proxyctl.output import checked_dollars, column
 
 group = new_group("What users may spend in a period.")
 
@@ -81,9 +79,7 @@ def set_budget(
 
     Example: proxyctl budgets set alice 250 --period monthly
     """
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", amount, re.ASCII):
-        raise UsageError(f"AMOUNT {amount!r}: expected dollars from 0 to 999999.99, such as 10 or 10.50")
-    _change(cli, user, {"budget_usd": amount} | ({"period": period.value} if period else {}))
+    _change(cli, user, {"budget_usd": checked_dollars("AMOUNT", amount)} | ({"period": period.value} if period else {}))
 
 
 @register(group, "clear")

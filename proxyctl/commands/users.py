@@ -1,6 +1,7 @@
 """`proxyctl users`."""
 
 from enum import StrEnum
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from proxyctl.arguments import UserArgument
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import ConflictError, NotFoundError, UsageError
-from proxyctl.output import column
+from proxyctl.output import checked_dollars, column
 
 group = new_group("The people and machines whose requests are counted.")
 
@@ -47,10 +48,21 @@ Strategy = Annotated[
 
 @register(group, "list")
 def list_users(
-    cli: Cli, search: Annotated[str | None, typer.Option("--search", help="Part of the name.")] = None
+    cli: Cli,
+    search: Annotated[str | None, typer.Option("--search", help="Part of the name.")] = None,
+    strategy: Strategy = None,
+    over_budget: Annotated[bool, typer.Option("--over-budget", help="Only those whose budget is used up.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many; else all.")] = None,
 ) -> None:
-    """All users, by name."""
-    cli.printer.rows({"items": list(cli.client.items("/admin/users", search=search)), "next_cursor": None}, COLUMNS)
+    """All users, in the order they were created.
+
+    Example: proxyctl users list --strategy bedrock_only
+    """
+    users = cli.client.items("/admin/users", search=search, strategy=strategy)
+    if over_budget:
+        over = {row["user_id"] for row in cli.client.items("/admin/budgets") if row["exceeded"]}
+        users = (user for user in users if user["id"] in over)
+    cli.printer.rows({"items": list(islice(users, limit)), "next_cursor": None}, COLUMNS)
 
 
 @register(group, "get")
@@ -68,15 +80,19 @@ def create_user(
     description: Description = None,
     team: Team = None,
     strategy: Strategy = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Dollars a month, or none; else the daemon's default.")
+    ] = None,
     if_exists: Annotated[IfExists, typer.Option("--if-exists", help="When the name is taken.")] = IfExists.FAIL,
 ) -> None:
     """Create a user.
 
-    Example: proxyctl users create alice --team platform
+    Example: proxyctl users create alice --team platform --budget 200
     """
     body = _given(name=name, description=description, team=team, routing_strategy=strategy)
+    limit = {} if budget is None else {"budget_usd": None if budget == "none" else checked_dollars("--budget", budget)}
     try:
-        user = cli.client.post("/admin/users", body)
+        user = cli.client.post("/admin/users", body | limit)
     except ConflictError as error:
         existing = list(cli.client.items("/admin/users", name=name))
         if not existing or if_exists is IfExists.FAIL:
@@ -85,6 +101,11 @@ def create_user(
         user = existing[0] | {"result": "unchanged"}
         if if_exists is IfExists.UPDATE:
             user = _update(cli, existing[0], body)
+            if limit:
+                path = f"/admin/users/{user['id']}/budget"
+                before = cli.client.get(path)
+                if cli.client.put(path, limit, version=before["version"])["version"] != before["version"]:
+                    user |= {"result": "updated"}
     cli.tell(f"{user['result'].capitalize()} user {user['name']}.")
     _print(cli, user)
 

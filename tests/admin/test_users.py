@@ -89,3 +89,11 @@ async def test_every_change_has_its_audit_row(admin: httpx.AsyncClient) -> None:
     assert (entries[0]["before"], entries[0]["after"]) == ({"name": "alice"}, {"name": "bob"})
     assert entries[0]["request_id"] == changed.headers["request-id"]
     assert (entries[0]["actor"], entries[0]["remote_address"]) == ("admin", "127.0.0.1")
+
+
+async def test_a_user_can_have_a_budget_from_the_beginning(admin: httpx.AsyncClient) -> None:
+    limited = await new_user(admin, "carol", budget_usd="200.00", budget_period="weekly")
+    status = (await admin.get(f"/admin/users/{limited['id']}/budget")).json()
+    assert (status["budget_usd"], status["period"]) == ("200.000000000", "weekly")
+    refused = await admin.post("/admin/users", json={"name": "dave", "budget_usd": "1e3"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "budget_usd")
