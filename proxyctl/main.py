@@ -100,7 +100,7 @@ def run() -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = sys.argv[1:]
     try:
-        sys.exit(app(standalone_mode=False) or ExitCode.DONE)
+        sys.exit(app(prog_name="proxyctl", standalone_mode=False) or ExitCode.DONE)
     except CliError as error:
         _fail(arguments, error.type, error.message, error.exit_code, hint=error.hint, request_id=error.request_id)
     except typer.TyperException as error:  # what was typed is no command line
