@@ -60,13 +60,14 @@ def find_access_key(path_key: str | None, headers: Sequence[tuple[bytes, bytes]]
     """The access key of a request, first hit of: path, `x-proxy-key`, `x-api-key`, `Authorization: Bearer`.
 
     Header values count only when they begin with `ak_`: anything else there is the client's own provider credential.
+    A service token counts too, so that it is refused here and never goes to a provider.
     """
     found = [path_key] if path_key is not None else []
     for wanted in _HEADERS:
         for name, value in headers:
             if name == wanted:
                 text = _credential(name, value)
-                if text.startswith(PREFIX):
+                if text.startswith((PREFIX, TOKEN_PREFIX)):
                     found.append(text)
     if not found:
         return NoKey()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.core.identity import Conflict, KeyFound, NoKey, find_access_key, make_access_key
+from daemon.core.identity import Conflict, KeyFound, NoKey, find_access_key, make_access_key, make_service_token
 from daemon.protocol.headers import has_own_credential, request_headers, response_headers
 
 KEY, OTHER = (make_access_key(bytes([number]) * 32) for number in (1, 2))
@@ -153,3 +153,10 @@ def test_rate_limits_of_a_shared_credential_stay_with_us() -> None:
     limit = (b"anthropic-ratelimit-unified-status", b"allowed")
     assert response_headers([limit], shared_credential=True) == []
     assert response_headers([limit], shared_credential=False) == [limit]
+
+
+def test_a_service_token_is_no_credential_of_the_clients_own_and_goes_nowhere() -> None:
+    token = make_service_token(bytes(32))
+    bearer = [(b"authorization", f"Bearer {token}".encode())]
+    assert find_access_key(None, bearer) == KeyFound(token)  # and is then refused: it is no access key
+    assert find_access_key(KEY, bearer) == Conflict()
