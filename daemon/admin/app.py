@@ -28,6 +28,7 @@ from daemon.admin import (
 from daemon.admin.answers import on_http_error, on_invalid
 from daemon.admin.edge import Edge, Guard
 from daemon.admin.openapi import complete
+from daemon.admin.replay import Replay
 from daemon.services.ids import uuid7
 from daemon.services.registry import Services
 
@@ -55,6 +56,7 @@ def build_admin_app(services: Services, *, trusted_proxies: str = "") -> FastAPI
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     # the last one added is the outermost
+    app.add_middleware(Replay, idempotency=services.idempotency)
     app.add_middleware(Guard, router=app.router, routes=declared_routes(), sessions=services.sessions)
     app.add_middleware(
         Edge,

@@ -16,6 +16,7 @@ from daemon.services.budgets import Budgets
 from daemon.services.circuits import Circuits
 from daemon.services.compatibility import Compatibility
 from daemon.services.directory import Directory
+from daemon.services.idempotency import Idempotency
 from daemon.services.models import Models
 from daemon.services.pricing import Pricing
 from daemon.services.repricing import Repricer
@@ -52,6 +53,7 @@ class Services:
     sign_in: SignIn
     audit: Audit
     system: System
+    idempotency: Idempotency
     directory: Directory
     now: Callable[[], datetime]
     token_bytes: Callable[[int], bytes]
@@ -143,6 +145,7 @@ def build_services(
         sign_in=SignIn(store, sessions, username=admin_username, password_hash=admin_password_hash, now=now),
         audit=Audit(store),
         system=System(store, version=version, now=now, facts=system_facts),
+        idempotency=Idempotency(store, now=now),
         directory=Directory(store),
         now=now,
         token_bytes=token_bytes,

@@ -1,4 +1,4 @@
-"""Upkeep of usage in the background: rollups of days in the zone that is configured, old rows of the ledger."""
+"""Upkeep in the background: rollups of days in the zone that is configured, old rows of the ledger, old answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from daemon.core.periods import Period, day_start, period_bounds
+from daemon.services.idempotency import forget_old
 from daemon.store import rollups
 from daemon.store.engine import OUTAGES, Store
 
@@ -52,6 +53,7 @@ class Upkeep:
         """Days first: until they are right, reports add up hours."""
         await self._days()
         await self._retention()
+        await forget_old(self._store, self._now())
 
     async def _days(self) -> None:
         """Make rollups of days anew when the zone has changed, or when a replica with another zone has written some."""

@@ -327,6 +327,22 @@ service_tokens = Table(
     _unique_live("uq_service_tokens_live_name", "name"),
 )
 
+# A POST with an Idempotency-Key, by who sent it: claimed before it is done (`status` null), with its answer afterwards.
+# Secrets are never in `answer`.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("actor", String(128), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("fingerprint", String(64), nullable=False),  # SHA-256 of method, path, query and body
+    Column("claimed_at", UtcDateTime, nullable=False, index=True),
+    Column("status", Integer),
+    Column("etag", String(64)),
+    Column("answer", Text),
+    Column("held_secret", Boolean, nullable=False, server_default=false()),
+    PrimaryKeyConstraint("actor", "key"),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,
