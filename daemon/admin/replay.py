@@ -19,7 +19,9 @@ log = structlog.get_logger()
 HEADER = "idempotency-key"
 _LONGEST = 255
 _SECRETS = ("access_key", "token")  # fields of answers that are shown once
-_SHOWN = "this request was done, and the secret in its answer is shown once: rotate the key, or make a new token, if it is lost"
+_SHOWN = (
+    "this request was done; the secret in its answer is shown once: if it is lost, rotate the key or make a new token"
+)
 
 
 class Replay:
