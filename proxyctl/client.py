@@ -211,7 +211,9 @@ class AdminClient:
             if (skew := _skew(answer)) is not None:
                 hint += f"\n       this machine's clock is {skew:+.0f} s from the daemon's: a token may seem expired"
         elif error.get("type") == "secret_already_shown":
-            hint = "a key: --if-exists rotate, or proxyctl keys rotate …      a token: proxyctl tokens revoke … and create"
+            hint = (
+                "a key: --if-exists rotate, or proxyctl keys rotate …      a token: proxyctl tokens revoke … and create"
+            )
         elif (seconds := answer.headers.get("retry-after")) is not None:
             hint = f"try again in {seconds} s"
         message = str(error.get("message") or f"HTTP {status}")

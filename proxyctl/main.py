@@ -24,6 +24,7 @@ from proxyctl.commands import (
     demo,
     init,
     keys,
+    manifest,
     models,
     pricing,
     routing,
@@ -69,7 +70,7 @@ _root.__signature__ = Signature(  # type: ignore[attr-defined]
 _root.__annotations__ = {**GLOBAL, "version": bool}
 app.callback()(_root)
 
-for module in (daemon, demo, init, status, api, version, topics):
+for module in (daemon, demo, init, status, manifest, api, version, topics):
     module.register_commands(app)
 # The paths of the API are plural, and so are the nouns; who types the singular is understood.
 for name, group, singular in (

@@ -38,13 +38,13 @@ def found_secrets(steps: tuple[Step, ...]) -> Secrets:
 
 
 def _secret(source: SecretSource) -> str:
-    from proxyctl.commands.bedrock_keys import _as_ascii, _variable
+    from proxyctl.commands.bedrock_keys import as_ascii, variable
     from proxyctl.credentials import read_secret_file
 
     if source.form == "from_env":
-        return _variable("from_env", source.place) or ""
+        return variable("from_env", source.place) or ""
     try:
-        return _as_ascii(read_secret_file(source.place), "from_file")
+        return as_ascii(read_secret_file(source.place), "from_file")
     except UnicodeError:
         raise UsageError("from_file: what was read is not the text of a key") from None
 

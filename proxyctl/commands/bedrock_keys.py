@@ -39,6 +39,7 @@ TEST_COLUMNS = [
     column("request id"),
 ]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IS_NO_SECRET = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
 
 
 @register(group, "set")
@@ -88,8 +89,8 @@ def set_bedrock_key(
     body: dict[str, Any] = {"auth": auth, "region": region, "route": route, "profile": profile_prefix}
     body["role_arn"] = assume_role
     body["aws_access_key_id"] = access_key_id
-    body["aws_session_token"] = _variable("--session-token-from-env", session_token_from_env)
-    body["external_id"] = _variable("--external-id-from-env", external_id_from_env)
+    body["aws_session_token"] = variable("--session-token-from-env", session_token_from_env)
+    body["external_id"] = variable("--external-id-from-env", external_id_from_env)
     if auth == "api_key":
         body["api_key"] = _secret(cli, "Bedrock API key: ", from_file, from_env)
     elif auth == "iam":
@@ -175,34 +176,35 @@ def _secret(cli: Cli, prompt: str, from_file: str | None, from_env: str | None) 
     if from_file == "-" == cli.options.token_file:
         raise UsageError("--from-file and --token-file cannot both read standard input")
     if from_env is not None:
-        return _variable("--from-env", from_env) or ""
+        return variable("--from-env", from_env) or ""
     if from_file is not None:
         from proxyctl.credentials import read_secret_file
 
         try:
-            return _as_ascii(read_secret_file(from_file), "--from-file")
+            return as_ascii(read_secret_file(from_file), "--from-file")
         except UnicodeError:
             raise UsageError("--from-file: what was read is not the text of a key") from None
     if not cli.interactive:
         raise UsageError("no secret: nobody can be asked", hint="--from-env NAME, or --from-file PATH, or - for stdin")
     import getpass
 
-    return _as_ascii(getpass.getpass(prompt), "the secret")
+    return as_ascii(getpass.getpass(prompt), "the secret")
 
 
-def _variable(option: str, name: str | None) -> str | None:
-    """The value of a variable. The name is not quoted: it may be a secret that somebody put there."""
+def variable(option: str, name: str | None) -> str | None:
+    """The value of a variable. A name that may be a secret that somebody put there is not quoted."""
     if name is None:
         return None
     if not _NAME.fullmatch(name):
         raise UsageError(f"{option}: expected the name of an environment variable")
     value = os.environ.get(name)
     if not value:
-        raise UsageError(f"{option}: there is no such environment variable, or it is empty")
-    return _as_ascii(value.removesuffix("\n"), option)
+        shown = f" {name}" if _IS_NO_SECRET.fullmatch(name) else ""
+        raise UsageError(f"{option}: there is no such environment variable{shown}, or it is empty")
+    return as_ascii(value.removesuffix("\n"), option)
 
 
-def _as_ascii(secret: str, source: str) -> str:
+def as_ascii(secret: str, source: str) -> str:
     if not secret.isascii():
         raise UsageError(f"{source}: what was read is not the text of a key")
     return secret

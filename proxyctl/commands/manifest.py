@@ -39,7 +39,9 @@ def apply_manifest(
     file: Files,
     prune: Prune = False,
     reset_bedrock_keys: Reset = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 8 when there is something to change.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="With --dry-run: exit 8 when there is something to do.")
+    ] = False,
     keys_out: Annotated[str | None, typer.Option("--keys-out", help="New file (0600) for keys that are made.")] = None,
     allow_print_secrets: Annotated[
         bool, typer.Option("--allow-print-secrets", help="Print keys that are made to standard output.")
@@ -66,7 +68,7 @@ def apply_manifest(
         _tell_counts(cli, steps, unchanged, "To do: " if steps else "")
     else:
         _apply(cli, steps, unchanged, state, keys_out, allow_print_secrets=allow_print_secrets)
-    if steps and exit_code:
+    if steps and exit_code and cli.dry_run:
         raise typer.Exit(ExitCode.DIFFERENT)
 
 
