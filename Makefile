@@ -36,7 +36,8 @@ check: setup ## lint, format, types, import rules, schemas
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml proxyctl/examples/github-actions.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci proxyctl/examples/gitlab-ci.yml
 
 e2e: setup tests/e2e/node_modules/.ready keyring ## the real Claude Code through the daemon (QUICK=1 for a part)
 	@$(if $(QUICK),E2E_QUICK=1) $(BIN)/pytest -n 2 -m e2e tests/e2e
