@@ -1,10 +1,11 @@
 """Registers commands: the global options work before and after the sub-command, errors become exit codes."""
 
+import copy
 import inspect
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -57,6 +58,18 @@ GLOBAL: dict[str, Any] = {
     "verbose": Verbose,
     "debug": Debug,
 }
+_ELSEWHERE = "Besides: --server, --profile, -o, --query, --dry-run, --yes and the other options of proxyctl --help."
+
+
+def _unlisted(annotation: Any) -> Any:
+    """The same option, not listed in the help of each command again."""
+    kind, option = get_args(annotation)
+    option = copy.copy(option)
+    option.hidden = True
+    return Annotated[kind, option]
+
+
+_UNLISTED = {name: _unlisted(annotation) for name, annotation in GLOBAL.items()}
 root_options = Options()
 
 
@@ -83,7 +96,7 @@ def register(
         own = list(signature.parameters.values())[1:]
         shared = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for option, annotation in GLOBAL.items()
+            for option, annotation in _UNLISTED.items()
         ]
 
         def run(**values: Any) -> None:
@@ -105,7 +118,7 @@ def register(
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         run.__signature__ = signature.replace(parameters=[*parameters, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*parameters, *shared]}
-        app.command(name, hidden=hidden)(run)
+        app.command(name, hidden=hidden, epilog=_ELSEWHERE)(run)
         return function
 
     return decorate

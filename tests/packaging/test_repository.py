@@ -6,9 +6,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import typer
 import yaml
 
 import daemon
+from proxyctl.main import app
+from tests.packaging.reference import commands, reference
 from tests.packaging.settings_table import BEGIN, END, table
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +60,17 @@ def test_an_image_is_built_without_the_operators_secrets() -> None:
 def test_lock_files_carry_no_addresses() -> None:
     for name in ("requirements.lock", "tests/e2e/package-lock.json"):
         assert "://" not in (ROOT / name).read_text()
+
+
+def test_the_reference_is_that_of_the_commands() -> None:
+    made = "make it anew: python -m tests.packaging.reference > proxyctl/REFERENCE.md"
+    assert (ROOT / "proxyctl" / "REFERENCE.md").read_text() == reference(), made
+
+
+def test_every_command_says_what_it_does() -> None:
+    found = commands(typer.main.get_command(app))
+    assert len(found) > 70
+    for path, command in found:
+        assert (command.help or "").split("\n\n")[0].rstrip().endswith("."), path
+        for option in command.params:
+            assert option.help, (path, option.name)
