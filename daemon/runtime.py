@@ -173,7 +173,7 @@ class Runtime:
             monotonic=time.monotonic,
             new_request_id=new_request_id,
         )
-        self.services = self._build_services(store, pricing, admission, follow, routing, envelope, probe)
+        self.services = self._build_services(store, pricing, admission, follow, routing, envelope, probe, guard)
         data_plane = self._data_plane(store, admission, accounts(self.ledger), budgets, guard, bedrock, routing)
         self.app = Application(
             data_plane=data_plane,
@@ -286,8 +286,10 @@ class Runtime:
         routing: Routing,
         envelope: Envelope,
         probe: Probe,
+        guard: Guard,
     ) -> Services:
         settings, keys = self._settings, self._keys
+        schema_needed = migrate.head()
         return build_services(
             store,
             hasher_secret=keys.key_hasher_secret,
@@ -312,6 +314,8 @@ class Runtime:
             on_routing_change=follow.soon,
             system_facts=lambda: {
                 "database": store.dialect,
+                "schema_needed": schema_needed,
+                "requests_in_flight": guard.in_flight,
                 "plan_api_url": settings.plan_api_url,
                 "plan_api_key_set": settings.plan_api_key is not None,
                 "bedrock_region": settings.bedrock_region,

@@ -22,6 +22,7 @@ from proxyctl.commands import (
     daemon,
     db,
     demo,
+    doctor,
     init,
     keys,
     manifest,
@@ -30,6 +31,7 @@ from proxyctl.commands import (
     routing,
     status,
     tokens,
+    top,
     topics,
     usage,
     users,
@@ -70,7 +72,7 @@ _root.__signature__ = Signature(  # type: ignore[attr-defined]
 _root.__annotations__ = {**GLOBAL, "version": bool}
 app.callback()(_root)
 
-for module in (daemon, demo, init, status, manifest, api, version, topics):
+for module in (daemon, demo, init, status, doctor, top, manifest, api, version, topics):
     module.register_commands(app)
 # The paths of the API are plural, and so are the nouns; who types the singular is understood.
 for name, group, singular in (

@@ -60,6 +60,7 @@ NEEDS = {
     "GET /admin/usage/sessions/{session_id}": "usage:read",
     "GET /admin/audit": "audit:read",
     "GET /admin/system/status": "system:read",
+    "GET /admin/system/stats": "system:read",
     "GET /admin/tokens": "tokens:read",
     "POST /admin/tokens": "tokens:write",
     "DELETE /admin/tokens/{token_id}": "tokens:write",

@@ -8,7 +8,7 @@ from daemon.admin.bodies import StrictRoute
 from daemon.admin.deps import Cursor, Limit, Text, TheServices
 from daemon.contract.audit import AuditEntry
 from daemon.contract.common import Instant, Page
-from daemon.contract.system import SystemStatus
+from daemon.contract.system import SystemStats, SystemStatus
 
 router = APIRouter(tags=["system"], route_class=StrictRoute)
 Since = Annotated[Instant | None, Query(description="an instant with a zone")]
@@ -43,6 +43,12 @@ async def list_audit(
 async def get_status(services: TheServices) -> SystemStatus:
     """Version, clock, store."""
     return await services.system.status()
+
+
+@router.get("/admin/system/stats")
+async def get_stats(services: TheServices, minutes: Annotated[int, Query(ge=1, le=60)] = 5) -> SystemStats:
+    """What the last minutes were like: requests, errors, fallbacks and cost by user, model and provider."""
+    return await services.system.stats(minutes)
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -18,10 +18,12 @@ class Guard:
         self._replicas = replicas
         self._monotonic = monotonic
         self._recent: dict[UUID, Recent] = {}
+        self.in_flight = 0  # requests of all keys, limited or not
 
     def enter(self, principal: Principal) -> Denied | None:
         """Let a request in, to be ended with `leave`; or say which limit is reached, and when to come back."""
         if principal.limits == NO_LIMITS:
+            self.in_flight += 1
             return None
         now = self._monotonic()
         if len(self._recent) >= _SWEEP_AT:
@@ -32,10 +34,12 @@ class Guard:
             message = f"This access key is limited to {over.limit}; try again in {over.retry_after} s."
             return Denied(429, "rate_limit_error", message, ((b"retry-after", b"%d" % over.retry_after),))
         recent.begin(now)
+        self.in_flight += 1
         return None
 
     def leave(self, principal: Principal) -> None:
         """The request is over, however it ended."""
+        self.in_flight -= 1
         recent = self._recent.get(principal.access_key_id)
         if recent is not None and principal.limits != NO_LIMITS:
             recent.end()

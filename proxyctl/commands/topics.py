@@ -56,7 +56,7 @@ model_mappings:
 
 apply reads, compares, shows what it will do, asks (or takes --yes), and does it; it is safe to run again.
 New keys are shown once: they go to --keys-out FILE (mode 0600), or with --allow-print-secrets to standard output.
---prune deletes what the lists do not name: users only when there is a list of them, keys only of users with access_keys.
+--prune deletes what the lists do not name: users only when there is a list of them, keys only of users with one.
 Secrets come from the environment (from_env) or a file (from_file, from the working directory). They cannot be compared:
 a Bedrock key is set when it is missing or when auth, region, route, profile, role or the end of its key id differ;
 --reset-bedrock-keys sets it again. bedrock_key: null takes it away.

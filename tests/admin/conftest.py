@@ -106,7 +106,7 @@ def build_plane(store: Store) -> Plane:
         on_access_change=lambda: changes.append(clock()),
         on_models_change=lambda: announced.append("models"),
         on_routing_change=lambda: announced.append("routing"),
-        system_facts=lambda: {"database": store.dialect},
+        system_facts=lambda: {"database": store.dialect, "requests_in_flight": 0, "circuits_open": 0},
     )
     return Plane(store, clock, services, build_admin_app(services), changes, announced, layers)
 

@@ -1,0 +1,105 @@
+"""`proxyctl doctor` and `proxyctl top` against a real daemon, and without one."""
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_circuits import put_circuit
+from tests.cli.test_cli import Shell, proxyctl
+from tests.support.daemon import running_daemon
+
+NOWHERE = "http://127.0.0.1:9"
+NAMES = ["configuration", "server", "token", "versions", "database", "prices", "models", "plan", "circuits", "ledger",
+         "this shell"]  # fmt: skip
+
+
+async def test_a_healthy_daemon_has_nothing_to_mend(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon:
+        shell = Shell(daemon.url, await daemon.admin_token())
+        done = await shell("doctor", "-o", "json")
+        found = {check["name"]: check for check in json.loads(done.out)["checks"]}
+        assert (done.code, list(found)) == (0, NAMES), done.out
+        assert set(found["server"]) == {"name", "status", "detail", "fix"}
+        assert {check["status"] for check in found.values()} <= {"ok", "skipped"}, found
+        assert shell.token not in done.out
+
+        key = json.loads((await shell("users", "create", "alice", "-o", "json")).out)
+        await put_circuit(daemon, key["id"])
+        token = (await shell("tokens", "create", "ci", "--scope", "system:read", "--expires", "1d", "-q")).out.strip()
+        few = await shell("doctor", "-o", "json", PROXY_ADMIN_TOKEN=token, ANTHROPIC_BASE_URL=f"{daemon.url}/v1")
+        found = {check["name"]: check for check in json.loads(few.out)["checks"]}
+        assert (few.code, found["this shell"]["status"]) == (1, "failed")
+        assert (found["circuits"]["status"], "circuits:read" in found["circuits"]["detail"]) == ("skipped", True)
+        listed = await shell("doctor")
+        assert "1 open: plan (overloaded)" in listed.out
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "word"),
+    [
+        ({"PROXY_SERVER": NOWHERE, "PROXY_ADMIN_TOKEN": "t"}, "server", "refused the connection"),
+        ({"PROXY_PROFILE": "nothing"}, "configuration", "no such profile"),
+    ],
+)
+async def test_what_is_wrong_is_found_without_a_daemon(variables: dict[str, str], name: str, word: str) -> None:
+    done = await proxyctl("doctor", "-o", "json", **variables)
+    found = {check["name"]: check for check in json.loads(done.out)["checks"]}
+    assert (done.code, found[name]["status"], word in found[name]["detail"]) == (1, "failed", True), done.out
+    assert found[name]["fix"]
+    assert {found[other]["status"] for other in NAMES[3:10]} == {"skipped"}
+
+
+async def test_top_is_one_frame_without_a_terminal(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon:
+        shell = Shell(daemon.url, await daemon.admin_token())
+        piped = await shell("top")
+        assert (piped.code, piped.out.splitlines()[0]) == (0, "requests per minute\t0.0")
+        stats = json.loads((await shell("top", "-o", "json", "--minutes", "1")).out)
+        assert {"requests_in_flight", "requests_per_minute", "by_user", "by_model", "by_provider"} <= set(stats)
+        code, screen = await asyncio.to_thread(_on_a_terminal, shell)
+        assert (code, "requests per minute" in screen) == (0, True), screen
+        assert "\x1b[?1049l" in screen  # the screen before is back
+
+
+def _on_a_terminal(shell: Shell) -> tuple[int, str]:
+    """`proxyctl top` on a narrow terminal, until q is typed."""
+    ours, theirs = pty.openpty()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "TERM": "xterm",
+        "COLUMNS": "60",
+        "NO_COLOR": "1",
+    }
+    environment |= {"PROXY_SERVER": shell.url, "PROXY_ADMIN_TOKEN": shell.token}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "proxyctl", "top"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    seen: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while chunk := os.read(ours, 65536):
+                seen.append(chunk)
+        except OSError:  # the other end is closed
+            return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    deadline = time.monotonic() + 30
+    while b"in flight" not in b"".join(seen) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.write(ours, b"q")
+    code = child.wait(30)
+    reader.join(5)
+    os.close(ours)
+    return code, b"".join(seen).decode(errors="replace")
