@@ -1,10 +1,12 @@
 """Claude Code's settings file as text: merging our keys into it, and nothing else. No file is touched here."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_HELPER = "claude key"
 LARGEST = 4 << 20  # characters; what Claude Code itself writes stays below a few kilobytes
 
 
@@ -28,22 +30,31 @@ class Invalid:
         return f"line {self.line}, column {self.column}: {self.reason}"
 
 
-def variables(key: str, server: str, *, own_login: bool) -> dict[str, str | None]:
+def variables(key: str | None, server: str, *, own_login: bool) -> dict[str, str | None]:
     """The variables that send Claude Code to the gateway; None means that the variable must not be there.
 
     With `own_login` the Authorization header stays free for the developer's own Claude login, so the key goes into
-    the URL; else it is the token. A credential left from before would go out beside the key.
+    the URL; else it is the token. Without a key a helper has it, which a token would hide. A credential that was left
+    from before would go out beside the key.
     """
     base = server.rstrip("/")
+    if key is None:
+        return {"ANTHROPIC_BASE_URL": base, "ANTHROPIC_AUTH_TOKEN": None}
     if own_login:
         return {"ANTHROPIC_BASE_URL": f"{base}/ak/{key}", "ANTHROPIC_AUTH_TOKEN": None}
     return {"ANTHROPIC_BASE_URL": base, "ANTHROPIC_AUTH_TOKEN": key}
 
 
-def merge(text: str, wanted: Mapping[str, str | None]) -> Merged | Invalid:
+def helper_command(program: str, server: str) -> str:
+    """The `apiKeyHelper` that prints the access key which this machine keeps for a gateway."""
+    return f"{shlex.quote(program)} {_HELPER} --server {shlex.quote(server)}"
+
+
+def merge(text: str, wanted: Mapping[str, str | None], helper: str | None = None) -> Merged | Invalid:
     """The settings with `wanted` in their `env`; other keys keep their values and their order.
 
-    A text that would not change is given back as it is, to the byte.
+    `helper` becomes the `apiKeyHelper`; without one, ours from before goes and another one stays. A text that would not
+    change is given back as it is, to the byte.
     """
     settings = parse(text)
     if isinstance(settings, Invalid):
@@ -51,7 +62,12 @@ def merge(text: str, wanted: Mapping[str, str | None]) -> Merged | Invalid:
     env = settings.get("env", {})
     if not isinstance(env, dict):
         return Invalid("env: expected an object", *_place(text, max(0, text.find('"env"'))))
-    changed = tuple(name for name, value in wanted.items() if env.get(name) != value)
+    changed = tuple(f"env.{name}" for name, value in wanted.items() if env.get(name) != value)
+    before = settings.get("apiKeyHelper")
+    if before != helper and (helper is not None or f" {_HELPER} " in str(before)):
+        changed += ("apiKeyHelper",)
+        settings.pop("apiKeyHelper", None)
+        settings |= {} if helper is None else {"apiKeyHelper": helper}
     if not changed:
         return Merged(text, ())
     merged = {name: value for name, value in env.items() if wanted.get(name, "") is not None}

@@ -1,4 +1,6 @@
-"""Where the admin token comes from: token file, environment, keyring, credentials file, in this order.
+"""Where secrets of this machine are: the admin's token, and the access key that `claude key` hands to Claude Code.
+
+The token comes from a token file, the environment, the keyring or the credentials file, in this order.
 
 It is never an option's value. The credentials file is written only with `auth login --insecure-storage`.
 """
@@ -18,6 +20,7 @@ from proxyctl.errors import AuthError, UsageError
 
 SERVICE = "proxyctl"
 _KEYRING_SECONDS = 3.0
+_PRINTED = "export PROXY_ADMIN_TOKEN=$(proxyctl auth login --print-token …)"
 T = TypeVar("T")
 
 
@@ -38,6 +41,11 @@ def find_token(account: str, token_file: str | None) -> Token | None:
         return _checked(read_secret_file(token_file), f"--token-file {token_file}")
     if secret := os.environ.get("PROXY_ADMIN_TOKEN"):
         return _checked(secret, "PROXY_ADMIN_TOKEN")
+    return find_stored(account)
+
+
+def find_stored(account: str) -> Token | None:
+    """What the keyring, or else the credentials file, keeps for an account."""
     try:
         if stored := _with_keyring(lambda keyring: keyring.get_password(SERVICE, account)):
             return _checked(stored, "keyring")
@@ -57,7 +65,12 @@ def _checked(secret: str, source: str) -> Token:
     return Token(secret, source)
 
 
-def store_token(account: str, secret: str, *, insecure: bool) -> str:
+def access_key_account(server: str) -> str:
+    """What a developer's access key for a gateway is kept under."""
+    return f"access-key@{server}"
+
+
+def store_token(account: str, secret: str, *, insecure: bool, noun: str = "token", instead: str = _PRINTED) -> str:
     """Keep a token in the system's keyring, or with `insecure` in a file of mode 0600; where it went.
 
     Raises:
@@ -71,9 +84,8 @@ def store_token(account: str, secret: str, *, insecure: bool) -> str:
         _with_keyring(lambda keyring: keyring.set_password(SERVICE, account, secret))
     except KeyringUnavailable as error:
         raise AuthError(
-            f"the token was not stored: {error}",
-            hint="export PROXY_ADMIN_TOKEN=$(proxyctl auth login --print-token …)      "
-            "or --insecure-storage for a file of mode 0600",
+            f"the {noun} was not stored: {error}",
+            hint=f"{instead}      or --insecure-storage for a file of mode 0600",
         ) from error
     return "the keyring"
 

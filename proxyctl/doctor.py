@@ -3,33 +3,22 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+from proxyctl.claude_check import judge, machine
 from proxyctl.context import Cli
 from proxyctl.errors import AuthError, CliError
+from proxyctl.findings import Finding
 
-Status = Literal["ok", "warning", "failed", "skipped"]
 _SKEW = 30.0  # seconds
 _SOON = 300.0  # seconds until the token ends
 _AT_ONCE = 6
 _MODELS = 20  # that are looked up
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found. `fix` is a next step; None when there is nothing to do."""
-
-    name: str
-    status: Status
-    detail: str
-    fix: str | None = None
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 Check = Callable[[Cli], Finding]
@@ -46,7 +35,7 @@ def examine(cli: Cli) -> list[Finding]:
     else:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             rest = list(pool.map(lambda check: _guarded(check[0], check[1], cli), CHECKS))
-    return [*first, *rest, _shell()]
+    return [*first, *rest, _claude_code()]
 
 
 def _guarded(name: str, check: Check, cli: Cli) -> Finding:
@@ -175,26 +164,16 @@ def _status(cli: Cli) -> dict[str, Any]:
     return cli.client.get("/admin/system/status")
 
 
-def _shell() -> Finding:
-    """The variables that Claude Code would read in this very shell."""
-    base, token = os.environ.get("ANTHROPIC_BASE_URL"), os.environ.get("ANTHROPIC_AUTH_TOKEN", "")
-    if not base:
-        return Finding("this shell", "skipped", "ANTHROPIC_BASE_URL is not set")
-    if base.rstrip("/").endswith("/v1"):
-        return Finding("this shell", "failed", "ANTHROPIC_BASE_URL ends in /v1", "take /v1 away: Claude Code adds it")
-    if os.environ.get("CLAUDE_CODE_USE_BEDROCK") or os.environ.get("CLAUDE_CODE_USE_VERTEX"):
-        fix = "unset CLAUDE_CODE_USE_BEDROCK CLAUDE_CODE_USE_VERTEX"
-        return Finding("this shell", "failed", "Claude Code goes past the gateway", fix)
-    has_key_in_url = "/ak/" in base
-    if has_key_in_url and token.startswith("ak_"):
-        fix = "unset ANTHROPIC_AUTH_TOKEN, or take the key out of the URL"
-        return Finding("this shell", "warning", "an access key in the URL and one as the token", fix)
-    if os.environ.get("ANTHROPIC_API_KEY") and token:
-        return Finding("this shell", "warning", "ANTHROPIC_API_KEY competes with the token", "unset ANTHROPIC_API_KEY")
-    if not has_key_in_url and not token.startswith("ak_"):
-        fix = "proxyctl keys create … --emit env"
-        return Finding("this shell", "warning", "ANTHROPIC_BASE_URL is set, and no access key with it", fix)
-    return Finding("this shell", "ok", "Claude Code would use the gateway")
+def _claude_code() -> Finding:
+    """What Claude Code would do when it is started here; the worst of what is found."""
+    here = machine(os.environ, Path.home(), Path.cwd())
+    if not here.base:
+        return Finding("claude code", "skipped", "ANTHROPIC_BASE_URL is not set here")
+    order = ("failed", "warning", "skipped", "ok")
+    worst = min(judge(here), key=lambda finding: order.index(finding.status))
+    if worst.status == "ok":
+        return Finding("claude code", "ok", f"would use {here.base.partition('/ak/')[0]}")
+    return replace(worst, name="claude code")
 
 
 CHECKS: list[tuple[str, Check]] = [

@@ -6,14 +6,17 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from proxyctl.errors import UsageError
+from proxyctl.timespan import ago
 
 FORMATS = ("table", "json", "yaml", "csv", "name")
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], object]]
 _KEYS = re.compile(r"\b(ak_|pt_|sk-ant-|ABSK)[A-Za-z0-9_+/=-]{4,}")
+_NUMBER = re.compile(r"-?\$?\d[\d,]*(\.\d+)?( ?(%|ms|s))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -59,10 +62,15 @@ class Printer:
         self.form = form
         self._query = query
 
+    @property
+    def wants_document(self) -> bool:
+        """Whether the answer is wanted as it is, for a program."""
+        return self.form in ("json", "yaml") or bool(self._query)
+
     def rows(self, document: Mapping[str, Any], columns: Sequence[Column], *, name: str = "id") -> None:
         """Print a list answer `{"items": […]}`."""
         items = document["items"]
-        if self.form in ("json", "yaml") or self._query:
+        if self.wants_document:
             self._document(document)
         elif self.form == "name":
             self._lines(str(item[name]) for item in items)
@@ -73,7 +81,7 @@ class Printer:
 
     def item(self, document: Mapping[str, Any], columns: Sequence[Column], *, name: str = "id") -> None:
         """Print one object."""
-        if self.form in ("json", "yaml") or self._query:
+        if self.wants_document:
             self._document(document)
         elif self.form == "name":
             self._lines([str(document[name])])
@@ -104,12 +112,11 @@ class Printer:
         if not sys.stdout.isatty() and self.form is None:
             self._lines("\t".join(row) for row in cells)
             return
+        if sys.stdout.isatty():
+            now = datetime.now(UTC)
+            cells = [[ago(cell, now) for cell in row] for row in cells]
         titles = [title.upper() for title, _ in columns]
-        widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(columns))]
-        self._lines(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [titles, *cells]
-        )
+        self._lines(_aligned([titles, *cells], numeric=[_is_numeric(column) for column in zip(*cells, strict=True)]))
 
     def _csv(self, items: Sequence[Row], columns: Sequence[Column]) -> None:
         buffer = io.StringIO()
@@ -121,6 +128,23 @@ class Printer:
     def _lines(self, lines: Any) -> None:
         for line in lines:
             sys.stdout.write(line + "\n")
+
+
+def _aligned(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
+    """Rows with columns of equal width; numbers end where the column ends."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [*numeric, *[False] * (len(widths) - len(numeric))]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_the_right else cell.ljust(width)
+            for cell, width, to_the_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    return any(_NUMBER.fullmatch(cell) for cell in cells) and all(_NUMBER.fullmatch(c) or c == "-" for c in cells)
 
 
 def clean(value: object) -> str:

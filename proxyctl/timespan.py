@@ -32,3 +32,16 @@ def day_after(text: str) -> str:
         if _DATE.fullmatch(text):
             return (date.fromisoformat(text) + timedelta(days=1)).isoformat()
     raise UsageError(f"--to {text!r}: expected a date such as 2026-11-30, or use --until")
+
+
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+_STEPS = ((86_400 * 2, 86_400, "days"), (3600 * 2, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
+
+
+def ago(text: str, now: datetime) -> str:
+    """An instant as people say it, such as `5 min ago` or `in 3 days`; anything else as it is."""
+    if not _INSTANT.fullmatch(text):
+        return text
+    seconds = (now - datetime.fromisoformat(text)).total_seconds()
+    amount = next(f"{abs(seconds) // unit:.0f} {name}" for least, unit, name in _STEPS if abs(seconds) >= least)
+    return f"{amount} ago" if seconds >= 0 else f"in {amount}"

@@ -45,6 +45,14 @@ COLUMNS = [
 ]
 
 
+def budget_line(budget: dict[str, Any]) -> str:
+    """A budget's state in a line."""
+    shown = {title: value(budget) for title, value in COLUMNS}
+    if shown["budget"] is None:
+        return f"none; {shown['spent']} spent this period"
+    return f"{shown['spent']} of {shown['budget']} {shown['period']} spent, resets {shown['resets at']}"
+
+
 @register(group, "list")
 def list_budgets(
     cli: Cli,

@@ -1,17 +1,20 @@
 """`proxyctl claude`: Claude Code on this machine."""
 
 import os
+import shutil
 import stat
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from proxyctl.claude_settings import LARGEST, Invalid, merge, variables
+from proxyctl.claude_settings import LARGEST, Invalid, helper_command, merge, variables
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
-from proxyctl.errors import CliError, UsageError
+from proxyctl.errors import AuthError, CliError, ExitCode, UsageError
+from proxyctl.findings import print_findings
 from proxyctl.output import column
 
 group = new_group("Claude Code on this machine.")
@@ -20,6 +23,10 @@ group = new_group("Claude Code on this machine.")
 @group.callback()
 def claude() -> None:
     """Claude Code on this machine."""
+
+
+Settings = Annotated[Path, typer.Option("--settings", help="The settings file. [default: ~/.claude/settings.json]")]
+_USERS = Path("~/.claude/settings.json")
 
 
 @register(group, "setup")
@@ -31,12 +38,16 @@ def setup(
     from_env: Annotated[
         str | None, typer.Option("--from-env", help="Take the access key from this environment variable.")
     ] = None,
-    settings: Annotated[
-        Path, typer.Option("--settings", help="The settings file. [default: ~/.claude/settings.json]")
-    ] = Path("~/.claude/settings.json"),
+    settings: Settings = _USERS,
     own_login: Annotated[
         bool,
         typer.Option("--own-login/--gateway-login", help="Who pays for the plan: your login, or the gateway's."),
+    ] = False,
+    api_key_helper: Annotated[
+        bool, typer.Option("--api-key-helper", help="Keep the key in the keyring; the settings name `claude key`.")
+    ] = False,
+    insecure_storage: Annotated[
+        bool, typer.Option("--insecure-storage", help="With --api-key-helper: a file of mode 0600, not the keyring.")
     ] = False,
 ) -> None:
     """Send Claude Code to the gateway: merge its address and your access key into its settings.
@@ -44,27 +55,88 @@ def setup(
     All other settings stay. The file as it was is kept beside it. No admin token is needed.
 
     Example: proxyctl claude setup --server https://proxy.example --key-file key.txt
+
+    Example: proxyctl claude setup --server https://proxy.example --api-key-helper      (asks for the key)
     """
     from daemon.core.identity import mask
 
+    if api_key_helper and own_login:
+        raise UsageError("--api-key-helper and --own-login exclude each other: a helper's key takes the login's place")
+    if insecure_storage and not api_key_helper:
+        raise UsageError("--insecure-storage goes with --api-key-helper")
     server = _server(cli)
     key = _access_key(cli, key_file, from_env)
     target = Path(os.path.realpath(settings.expanduser()))  # a link stays, what it points to is written
     before = _text(target)
-    merged = merge(before or "", variables(key, server, own_login=own_login))
+    helper = helper_command(_program(), server) if api_key_helper else None
+    wanted = variables(None if api_key_helper else key, server, own_login=own_login)
+    merged = merge(before or "", wanted, helper)
     if isinstance(merged, Invalid):
         raise CliError(f"{target}: {merged}; the file was left as it is", hint="mend it, then run this again")
     result = "unchanged" if not merged.changed else "created" if before is None else "updated"
-    if cli.dry_run:
-        shown = variables(mask(key), server, own_login=own_login)
-        for name in merged.changed:
-            cli.tell(f"would remove env.{name}" if shown[name] is None else f"would set env.{name} to {shown[name]}")
-    elif merged.changed:
-        _write(target, merged.text, before)
+    if not cli.dry_run:
+        if api_key_helper:
+            cli.tell(f"The access key is in {_keep(server, key, insecure=insecure_storage)}.")
+        if merged.changed:
+            _write(target, merged.text, before)
+    shown = {f"env.{name}": value for name, value in wanted.items()} | {"apiKeyHelper": helper}
+    for name in merged.changed:
+        value = shown[name]
+        does = f"remove {name}" if value is None else f"set {name} to {value.replace(key, mask(key))}"
+        cli.tell(f"would {does}" if cli.dry_run else does)
     if cli.printer.form or cli.options.query:
         document = {"result": result, "path": str(target), "changed": merged.changed, "dry_run": cli.dry_run}
         cli.printer.item(document, [column("result"), column("path")], name="path")
     cli.tell(f"{target} {'would be ' if cli.dry_run and merged.changed else ''}{result}.")
+    if merged.changed and not cli.dry_run:
+        cli.tell("Whether it works: proxyctl claude check")
+
+
+@register(group, "check")
+def check(cli: Cli) -> None:
+    """Say what Claude Code would do when it is started in this folder, and what is wrong. Exit 1 if anything is.
+
+    Reads the settings files that Claude Code reads, and asks the gateway whether it knows the key. No admin token is
+    needed.
+
+    Example: cd my-project && proxyctl claude check
+    """
+    from proxyctl.claude_check import examine
+
+    findings = examine(cli)
+    print_findings(cli.printer, findings)
+    if any(finding.status == "failed" for finding in findings):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@register(group, "key")
+def print_key(cli: Cli) -> None:
+    """Print the access key that `claude setup --api-key-helper` keeps for a gateway: Claude Code's `apiKeyHelper`.
+
+    Example: proxyctl claude key --server https://proxy.example
+    """
+    from proxyctl.credentials import access_key_account, find_stored
+
+    server = _server(cli)
+    stored = find_stored(access_key_account(server))
+    if stored is None:
+        raise AuthError(
+            f"no access key is kept for {server}", hint=f"proxyctl claude setup --api-key-helper --server {server}"
+        )
+    sys.stdout.write(f"{stored.secret}\n")
+
+
+def _keep(server: str, key: str, *, insecure: bool) -> str:
+    from proxyctl.credentials import access_key_account, store_token
+
+    account = access_key_account(server)
+    return store_token(account, key, insecure=insecure, noun="access key", instead="leave --api-key-helper out")
+
+
+def _program() -> str:
+    """How Claude Code, with a PATH of its own, finds this program."""
+    called = Path(sys.argv[0])
+    return str(called.resolve()) if called.name == "proxyctl" else shutil.which("proxyctl") or "proxyctl"
 
 
 def _server(cli: Cli) -> str:

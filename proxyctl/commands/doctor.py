@@ -1,7 +1,6 @@
 """`proxyctl doctor`."""
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -9,10 +8,8 @@ from proxyctl import complete
 from proxyctl.command import register
 from proxyctl.context import Cli
 from proxyctl.errors import ExitCode
-from proxyctl.output import Printer, clean, column, dollars
-
-COLUMNS = [column("name"), column("status"), column("detail"), column("fix")]
-_SIGNS = {"ok": "✓", "warning": "!", "failed": "✗", "skipped": "-"}
+from proxyctl.findings import Finding, print_findings
+from proxyctl.output import Printer, dollars
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -34,27 +31,18 @@ def register_commands(app: typer.Typer) -> None:
         """
         from proxyctl.doctor import examine
 
-        findings = [finding.document() for finding in examine(cli)]
-        if findings[0]["status"] == "failed":  # what a broken profile says of the output is not known
-            cli.printer = Printer(cli.options.output, cli.options.query)
+        findings = examine(cli)
+        # What a broken configuration says of the output is not known.
+        broken = findings[0].status == "failed"
+        printer = Printer(cli.options.output, cli.options.query) if broken else cli.printer
         if deep is not None:
             findings.append(_bedrock(cli, deep))
-        if cli.printer.form in ("json", "yaml") or cli.options.query:
-            cli.printer.item({"checks": findings}, COLUMNS, name="checks")
-        elif cli.printer.form or not sys.stdout.isatty():
-            cli.printer.rows({"items": findings}, COLUMNS, name="name")
-        else:
-            for row in findings:
-                sys.stdout.write(
-                    f"{_SIGNS[row['status']]} {row['name']:<14} {row['status']:<8} {clean(row['detail'])}\n"
-                )
-                if row["fix"] and row["status"] != "ok":
-                    sys.stdout.write(f"{'':<26}→ {row['fix']}\n")
-        if any(row["status"] == "failed" for row in findings):
+        print_findings(printer, findings)
+        if any(finding.status == "failed" for finding in findings):
             raise typer.Exit(ExitCode.FAILED)
 
 
-def _bedrock(cli: Cli, key: str) -> dict[str, Any]:
+def _bedrock(cli: Cli, key: str) -> Finding:
     """One small call that costs a little."""
     from proxyctl.resolve import find_key
 
@@ -64,4 +52,4 @@ def _bedrock(cli: Cli, key: str) -> dict[str, Any]:
         detail, fix = f"{tested['bedrock_model']} answered in {tested['duration_ms']} ms for {cost}", None
     else:
         detail, fix = f"{tested['message']} ({cost})", f"proxyctl bedrock-keys set {key} …"
-    return {"name": "bedrock", "status": "ok" if tested["ok"] else "failed", "detail": detail, "fix": fix}
+    return Finding("bedrock", "ok" if tested["ok"] else "failed", detail, fix)

@@ -1,25 +1,59 @@
 """`proxyctl status`: one screen."""
 
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import typer
 
 from proxyctl.command import register
 from proxyctl.context import Cli
-from proxyctl.output import column, dollars
+from proxyctl.output import bar, clean, column, dollars
+
+_MOST = 5
+_COLUMNS = [
+    column("server"),
+    column("version"),
+    ("database", lambda row: "ok" if row["database_ok"] else "away"),
+    ("requests this month", lambda row: row["month"]["requests"]),
+    ("spent this month", lambda row: dollars(row["month"]["cost_nano_usd"])),
+]
 
 
 def register_commands(app: typer.Typer) -> None:
     @register(app, "status")
     def status(cli: Cli) -> None:
-        """Is the daemon up, which version, which store, this month's spend."""
+        """One screen: is the daemon up, which version and store, what it forwards to, what this month cost, and whom.
+
+        Example: proxyctl status -o json --query facts.circuits_open
+        """
         system = cli.client.get("/admin/system/status")
+        top = cli.client.get("/admin/usage/top-users", period="month", limit=_MOST)["items"]
         month = cli.client.get("/admin/usage", period="month")["totals"]
-        document = {"server": cli.server, **system, "month": month}
-        columns = [
-            column("server"),
-            column("version"),
-            ("database", lambda row: "ok" if row["database_ok"] else "away"),
-            *[(name, lambda row, name=name: row["facts"][name]) for name in system["facts"]],
-            ("requests this month", lambda row: row["month"]["requests"]),
-            ("spent this month", lambda row: dollars(row["month"]["cost_nano_usd"])),
-        ]
-        cli.printer.item(document, columns, name="version")
+        document = {"server": cli.server, **system, "month": month, "top_users": top}
+        if cli.printer.form in (None, "table") and not cli.options.query:
+            sys.stdout.write("".join(f"{title:<12}{clean(text)}\n".rstrip(" ") for title, text in _screen(document)))
+        else:
+            cli.printer.item(document, _COLUMNS, name="version")
+
+
+def _screen(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    facts, month = document["facts"], document["month"]
+    yield "daemon", f"{document['server']}  version {document['version']}"
+    schema = f"schema {document['schema_revision']}"
+    yield "database", f"{facts['database']}, {schema}" if document["database_ok"] else f"{facts['database']} is away"
+    login = "the company's key" if facts["plan_api_key_set"] else "each developer's own login"
+    yield "plan", f"{facts['plan_api_url']} with {login}"
+    yield "bedrock", f"region {facts['bedrock_region']} where a key names none"
+    yield "circuits", f"{facts['circuits_open']} open" if facts["circuits_open"] else "none open"
+    yield "budgets", f"mode {facts['budget_mode']}, scope {facts['budget_scope']}"
+    unknown = f", {len(facts['prices_unknown'])} models without a price" if facts["prices_unknown"] else ""
+    yield "prices", f"{facts['price_sheet']}{unknown}"
+    yield "ledger", f"{facts['ledger_pending']} on their way, {facts['ledger_failures']} writes failed"
+    yield "this month", f"{month['requests']:,} requests, {dollars(month['cost_nano_usd'])}"
+    names = [str(user["name"] or user["group"]) for user in document["top_users"]]
+    width = max(map(len, names), default=0)
+    most = max((user["cost_nano_usd"] for user in document["top_users"]), default=0)
+    for name, user in zip(names, document["top_users"], strict=True):
+        cost = user["cost_nano_usd"]
+        yield "", f"{name:<{width}}  {dollars(cost):>10}  {bar(cost, most)}"

@@ -24,7 +24,6 @@ from proxyctl.commands.usage_options import (
     UserOption,
     narrowed,
     span,
-    wants_document,
 )
 from proxyctl.context import Cli
 from proxyctl.errors import UsageError
@@ -103,7 +102,7 @@ def summary(
     query = span(since, until, to, period) | narrowed(cli, user, key, provider, model, team)
     query |= {"bucket": by} if by in _TIMES else {"group_by": by}
     document = cli.client.get("/admin/usage", **query)
-    if wants_document(cli):
+    if cli.printer.wants_document:
         cli.printer.rows(document, [])
     elif by is None:
         cli.printer.item(document["totals"], FIGURES, name="requests")
@@ -130,7 +129,7 @@ def top(
     """The users that cost most."""
     query = span(since, until, to, period) | narrowed(cli, provider=provider, model=model, team=team)
     document = cli.client.get("/admin/usage/top-users", by=by, limit=number, **query)
-    if wants_document(cli):
+    if cli.printer.wants_document:
         cli.printer.rows(document, [])
     else:
         _print_groups(cli, document["items"], By.USER)
@@ -158,7 +157,7 @@ def records(
     query |= {"session_id": session, "request_id": request_id, "errors": errors, "limit": limit, "cursor": cursor}
     document = cli.client.get("/admin/usage/records", **query)
     cli.printer.rows(document, RECORDS, name="request_id")
-    if request_id and not wants_document(cli):
+    if request_id and not cli.printer.wants_document:
         for entry in document["items"]:
             _tell_attempts(cli, entry)
     if document["next_cursor"]:
@@ -197,7 +196,7 @@ def session(
 
     path = f"/admin/usage/sessions/{quote(session_id, safe='')}"
     document = cli.client.get(path, **narrowed(cli, user))
-    if wants_document(cli):
+    if cli.printer.wants_document:
         cli.printer.item(document, [])
         return
     if cli.printer.form in ("csv", "name"):

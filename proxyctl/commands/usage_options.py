@@ -74,7 +74,3 @@ def narrowed(
         "model": model,
         "team": team,
     }
-
-
-def wants_document(cli: Cli) -> bool:
-    return cli.printer.form in ("json", "yaml") or bool(cli.options.query)

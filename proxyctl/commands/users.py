@@ -8,6 +8,7 @@ import typer
 
 from proxyctl.arguments import UserArgument
 from proxyctl.command import new_group, register
+from proxyctl.commands.budgets import budget_line
 from proxyctl.context import Cli
 from proxyctl.errors import ConflictError, NotFoundError, UsageError
 from proxyctl.output import checked_dollars, column
@@ -67,10 +68,24 @@ def list_users(
 
 @register(group, "get")
 def get_user(cli: Cli, user: UserArgument) -> None:
-    """One user."""
+    """One user, with keys and budget; as JSON, the user alone.
+
+    Example: proxyctl users get alice
+    """
     from proxyctl.resolve import find_user
 
-    cli.printer.item(find_user(cli.client, user), COLUMNS)
+    found = find_user(cli.client, user)
+    if cli.printer.form not in (None, "table") or cli.options.query:
+        cli.printer.item(found, COLUMNS)
+        return
+    keys = cli.client.items(f"/admin/users/{found['id']}/access-keys")
+    budget = cli.client.get(f"/admin/users/{found['id']}/budget")
+    more = [
+        column("description"),
+        ("keys", lambda _: ", ".join(f"{key['name']} ({key['key_prefix']})" for key in keys) or None),
+        ("budget", lambda _: budget_line(budget)),
+    ]
+    cli.printer.item(found, [*COLUMNS, *more])
 
 
 @register(group, "create")

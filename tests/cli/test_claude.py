@@ -24,7 +24,7 @@ def test_with_an_own_login_the_key_is_in_the_url_and_a_token_from_before_goes() 
         "EDITOR": "vi",
         "ANTHROPIC_BASE_URL": "https://proxy.example/ak/ak_example",
     }
-    assert merged.changed == ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN")
+    assert merged.changed == ("env.ANTHROPIC_BASE_URL", "env.ANTHROPIC_AUTH_TOKEN")
 
 
 def test_foreign_keys_keep_their_values_and_their_order() -> None:

@@ -175,7 +175,7 @@ async def test_a_token_file_that_others_can_read_is_refused(shell: Shell, tmp_pa
 async def test_status_is_one_screen(shell: Shell) -> None:
     status = await shell("status")
     assert status.code == 0
-    for word in ("server", "version", "database", "spent this month"):
+    for word in ("daemon", "version", "database", "plan", "bedrock", "this month"):
         assert word in status.out
 
 

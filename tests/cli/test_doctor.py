@@ -18,7 +18,7 @@ from tests.support.daemon import running_daemon
 
 NOWHERE = "http://127.0.0.1:9"
 NAMES = ["configuration", "server", "token", "versions", "database", "prices", "models", "plan", "circuits", "ledger",
-         "this shell"]  # fmt: skip
+         "claude code"]  # fmt: skip
 
 
 async def test_a_healthy_daemon_has_nothing_to_mend(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ async def test_a_healthy_daemon_has_nothing_to_mend(tmp_path: Path) -> None:
         token = (await shell("tokens", "create", "ci", "--scope", "system:read", "--expires", "1d", "-q")).out.strip()
         few = await shell("doctor", "-o", "json", PROXY_ADMIN_TOKEN=token, ANTHROPIC_BASE_URL=f"{daemon.url}/v1")
         found = {check["name"]: check for check in json.loads(few.out)["checks"]}
-        assert (few.code, found["this shell"]["status"]) == (1, "failed")
+        assert (few.code, found["claude code"]["status"]) == (1, "failed")
         assert (found["circuits"]["status"], "circuits:read" in found["circuits"]["detail"]) == ("skipped", True)
         listed = await shell("doctor")
         assert "1 open: plan (overloaded)" in listed.out

@@ -1,0 +1,92 @@
+"""Many runs of `proxyctl` for the price of one start: a process that has imported it forks for each.
+
+A real shell calls `proxyctl` as always; what it finds on its PATH hands its arguments, environment and standard streams to
+the process that forks. What a run sees is what it would see anyhow, but for the imports that were done before.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_LARGEST = 1 << 20  # bytes of arguments and environment
+_STUB = """
+import json, os, socket, sys
+call = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+call.connect(sys.argv[1])
+body = json.dumps({"arguments": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}).encode()
+socket.send_fds(call, [body], [0, 1, 2])
+sys.exit(int(call.recv(16)))
+"""
+
+
+@contextlib.contextmanager
+def command_line(home: Path) -> Iterator[Path]:
+    """The directory with a `proxyctl` to put on a PATH; the process behind it ends with the context."""
+    address = home / "proxyctl.socket"
+    stub = home / "stub.py"
+    stub.write_text(_STUB)
+    programs = home / "bin"
+    programs.mkdir()
+    program = programs / "proxyctl"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{stub}" "{address}" "$@"\n')
+    program.chmod(0o755)
+    server = subprocess.Popen([sys.executable, "-m", "tests.support.command_line", str(address)])
+    try:
+        deadline = time.monotonic() + 30
+        while not address.exists():
+            assert server.poll() is None, "the process that forks did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield programs
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def serve(address: str) -> None:
+    """Fork for each call; returns in the child, whose command line and streams are then those of the caller."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(address)
+    listener.listen()
+    while True:
+        call, _ = listener.accept()
+        body, streams, _, _ = socket.recv_fds(call, _LARGEST, 3)
+        child = os.fork()
+        if child == 0:
+            listener.close()
+            _become(json.loads(body), streams)
+            return
+        for stream in streams:
+            os.close(stream)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        call.send(str(code).encode())
+        call.close()
+
+
+def _become(call: dict[str, Any], streams: list[int]) -> None:
+    for standard, stream in enumerate(streams):
+        os.dup2(stream, standard)
+        os.close(stream)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    os.environ.clear()
+    os.environ.update(call["environment"])
+    os.chdir(call["directory"])
+    sys.argv = ["proxyctl", *call["arguments"]]
+
+
+if __name__ == "__main__":
+    from importlib import import_module
+
+    from proxyctl.main import run
+
+    for module in ("httpx", "jmespath", "yaml", "daemon.store.migrate", "proxyctl.client"):
+        import_module(module)
+    serve(sys.argv[1])
+    run()
