@@ -135,8 +135,8 @@ def _keep(server: str, key: str, *, insecure: bool) -> str:
 
 def _program() -> str:
     """How Claude Code, with a PATH of its own, finds this program."""
-    called = Path(sys.argv[0])
-    return str(called.resolve()) if called.name == "proxyctl" else shutil.which("proxyctl") or "proxyctl"
+    beside = Path(sys.executable).with_name("proxyctl")
+    return str(beside) if beside.exists() else shutil.which("proxyctl") or "proxyctl"
 
 
 def _server(cli: Cli) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_cli import proxyctl
 from tests.e2e.client import assert_books_equal_logs, run_claude
 from tests.support.daemon import running_daemon
 from tests.support.simulator import running_simulator
@@ -13,7 +14,7 @@ SECRET_LINE = "the file was read"
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("place", ["path", "header", "bearer"])
+@pytest.mark.parametrize("place", ["path", "header", "bearer", "helper"])
 async def test_claude_code_works_a_tool_loop_and_every_token_is_on_the_books(tmp_path: Path, place: str) -> None:
     file = tmp_path / "notes.txt"
     file.write_text(SECRET_LINE + "\n")
@@ -27,7 +28,12 @@ async def test_claude_code_works_a_tool_loop_and_every_token_is_on_the_books(tmp
                 "ANTHROPIC_CUSTOM_HEADERS": f"x-proxy-key: {key}",
             },
             "bearer": {"ANTHROPIC_BASE_URL": daemon.url, "ANTHROPIC_AUTH_TOKEN": key},
+            "helper": {},
         }[place]
+        if place == "helper":
+            setup = ("claude", "setup", "--key-file", "-", "--api-key-helper", "--insecure-storage")
+            done = await proxyctl(*setup, stdin=key, HOME=str(tmp_path / "home"), PROXY_SERVER=daemon.url)
+            assert done.code == 0, done.err
         session = await run_claude(tmp_path / "home", f"[[tool-loop]] [[file:{file}]]", **variables)
         rows = await daemon.records()
 
