@@ -25,7 +25,7 @@ from proxyctl.errors import (
 )
 from proxyctl.profiles import NOT_SET, Setting
 
-_BY_STATUS: dict[int, type[CliError]] = {
+BY_STATUS: dict[int, type[CliError]] = {
     401: AuthError,
     403: AuthError,
     404: NotFoundError,
@@ -204,7 +204,7 @@ class AdminClient:
         error = document.get("error")
         if not isinstance(error, dict):
             return self._stranger(status, "a reason")
-        kind = _BY_STATUS.get(status, CliError)
+        kind = BY_STATUS.get(status, CliError)
         hint = None
         if status == 401:
             hint = "sign in with: proxyctl auth login      or set PROXY_ADMIN_TOKEN"

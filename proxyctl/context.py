@@ -136,7 +136,7 @@ class Cli:
         if self.options.yes or self.dry_run:
             return
         if not self.interactive:
-            raise UsageError(f"{question}: --yes is required when nobody can be asked")
+            raise UsageError(f"{question[:1].lower()}{question[1:]}: --yes is required when nobody can be asked")
         sys.stderr.write(f"{question}. Type {name!r} to confirm: ")
         sys.stderr.flush()
         if sys.stdin.readline().strip() != name:

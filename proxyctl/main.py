@@ -2,10 +2,12 @@
 
 import os
 import sys
+from functools import cache
 from inspect import Parameter, Signature
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from proxyctl import command
 from proxyctl.command import GLOBAL, is_json, write_error
@@ -40,8 +42,26 @@ from proxyctl.commands import (
 from proxyctl.context import Options
 from proxyctl.errors import CliError, ExitCode
 
+# The paths of the API are plural, and so are the nouns; who types the singular is understood.
+_SINGULAR = {
+    "user": "users",
+    "key": "keys",
+    "bedrock-key": "bedrock-keys",
+    "budget": "budgets",
+    "model": "models",
+    "circuit": "circuits",
+    "token": "tokens",
+}
+
+
+class _Root(TyperGroup):
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, _SINGULAR.get(cmd_name, cmd_name))
+
+
 app = typer.Typer(
     name="proxyctl",
+    cls=_Root,
     help="Run and operate the gateway between Claude Code and its model providers.\n\n"
     "Start here:  proxyctl demo   (everything simulated)   or   proxyctl serve",
     no_args_is_help=True,
@@ -74,36 +94,39 @@ app.callback()(_root)
 
 for module in (daemon, demo, init, status, doctor, top, manifest, api, version, topics):
     module.register_commands(app)
-# The paths of the API are plural, and so are the nouns; who types the singular is understood.
-for name, group, singular in (
-    ("auth", auth.group, None),
-    ("users", users.group, "user"),
-    ("keys", keys.group, "key"),
-    ("bedrock-keys", bedrock_keys.group, "bedrock-key"),
-    ("budgets", budgets.group, "budget"),
-    ("models", models.group, "model"),
-    ("pricing", pricing.group, None),
-    ("routing", routing.group, None),
-    ("circuits", circuits.group, "circuit"),
-    ("claude", claude.group, None),
-    ("compatibility", compatibility.group, None),
-    ("usage", usage.group, None),
-    ("tokens", tokens.group, "token"),
-    ("audit", audit.group, None),
-    ("config", config.group, None),
-    ("db", db.group, None),
-    ("daemon", daemon.group, None),
+for name, group in (
+    ("auth", auth.group),
+    ("users", users.group),
+    ("keys", keys.group),
+    ("bedrock-keys", bedrock_keys.group),
+    ("budgets", budgets.group),
+    ("models", models.group),
+    ("pricing", pricing.group),
+    ("routing", routing.group),
+    ("circuits", circuits.group),
+    ("claude", claude.group),
+    ("compatibility", compatibility.group),
+    ("usage", usage.group),
+    ("tokens", tokens.group),
+    ("audit", audit.group),
+    ("config", config.group),
+    ("db", db.group),
+    ("daemon", daemon.group),
 ):
     app.add_typer(group, name=name)
-    if singular is not None:
-        app.add_typer(group, name=singular, hidden=True)
+
+
+@cache
+def tree() -> Any:
+    """The commands, built once."""
+    return typer.main.get_command(app)
 
 
 def run() -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = sys.argv[1:]
     try:
-        sys.exit(app(prog_name="proxyctl", standalone_mode=False) or ExitCode.DONE)
+        sys.exit(tree()(prog_name="proxyctl", standalone_mode=False) or ExitCode.DONE)
     except CliError as error:
         _fail(arguments, error.type, error.message, error.exit_code, hint=error.hint, request_id=error.request_id)
     except typer.TyperException as error:  # what was typed is no command line
@@ -133,7 +156,7 @@ def _fail(
 
 
 def _sentence(error: typer.TyperException) -> str:
-    text = error.format_message().rstrip(".")
+    text = error.format_message().rstrip(".").replace("Value error, ", "")
     return text[:1].lower() + text[1:]
 
 

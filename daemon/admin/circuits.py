@@ -5,7 +5,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 
 from daemon.admin.bodies import StrictRoute
-from daemon.admin.deps import Cursor, Limit, Text, TheActor, TheServices
+from daemon.admin.deps import Cursor, Limit, ProviderName, TheActor, TheServices
 from daemon.contract.circuits import Circuit, CircuitState
 from daemon.contract.common import Page
 
@@ -18,7 +18,7 @@ async def list_circuits(
     limit: Limit = 100,
     cursor: Cursor = None,
     access_key_id: UUID | None = None,
-    provider: Text = None,
+    provider: ProviderName = None,
     state: CircuitState | None = None,
 ) -> Page[Circuit]:
     """Circuits as they stand now."""

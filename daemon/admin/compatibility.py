@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from daemon.admin.bodies import StrictRoute
-from daemon.admin.deps import Cursor, Limit, Text, TheActor, TheServices
+from daemon.admin.deps import Cursor, Limit, ProviderName, Text, TheActor, TheServices
 from daemon.contract.common import Page
 from daemon.contract.compatibility import Forgotten, Learned, LearnedFilter
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/admin/compatibility", tags=["compatibility"], route_
 
 @router.get("")
 async def list_learned(
-    services: TheServices, limit: Limit = 100, cursor: Cursor = None, provider: Text = None, model: Text = None
+    services: TheServices, limit: Limit = 100, cursor: Cursor = None, provider: ProviderName = None, model: Text = None
 ) -> Page[Learned]:
     """What is believed now, in the order it was learned."""
     only = LearnedFilter(provider=provider, model=model)

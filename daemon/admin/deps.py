@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
+from daemon.contract.models import Provider
 from daemon.contract.usage import Period
 from daemon.services.audit import Actor
 from daemon.services.identity import Identity
@@ -53,4 +54,5 @@ Version = Annotated[int | None, Depends(_if_match)]
 TheSpan = Annotated[Span, Depends(_span)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Cursor = Annotated[str | None, Query(max_length=256)]
+ProviderName = Provider | None
 Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]*$")]

@@ -1,12 +1,12 @@
 """Prices: what is in use, loading it again, pricing history anew."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Body
 
 from daemon.admin.bodies import StrictRoute
-from daemon.admin.deps import Text, TheActor, TheServices
+from daemon.admin.deps import ProviderName, Text, TheActor, TheServices
 from daemon.contract.pricing import ModelPrices, PriceReload, PricesReloaded, Reprice, Repriced
 
 router = APIRouter(tags=["pricing"], route_class=StrictRoute)
@@ -15,7 +15,7 @@ router = APIRouter(tags=["pricing"], route_class=StrictRoute)
 @router.get("/api/pricing/models")
 async def list_prices(
     services: TheServices,
-    provider: Literal["plan", "bedrock"] | None = None,
+    provider: ProviderName = None,
     region: Text = None,
     model: Text = None,
 ) -> ModelPrices:

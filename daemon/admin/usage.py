@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
 
 from daemon.admin.bodies import StrictRoute
-from daemon.admin.deps import Cursor, Limit, Text, TheServices, TheSpan
+from daemon.admin.deps import Cursor, Limit, ProviderName, Text, TheServices, TheSpan
 from daemon.contract.common import Page
 from daemon.contract.usage import (
     Bucket,
@@ -30,7 +30,7 @@ _TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 def _filter(
     user_id: UUID | None = None,
     access_key_id: UUID | None = None,
-    provider: Text = None,
+    provider: ProviderName = None,
     model: Text = None,
     team: Text = None,
 ) -> Only:

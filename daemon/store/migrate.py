@@ -53,6 +53,12 @@ def head() -> str:
     return revision
 
 
+def history() -> list[dict[str, str]]:
+    """Every revision and what it is about, the newest first."""
+    scripts = ScriptDirectory(str(migrations_path())).walk_revisions()
+    return [{"revision": script.revision, "description": (script.doc or "").splitlines()[0]} for script in scripts]
+
+
 def pending(url: str) -> bool:
     return current(url) != head()
 

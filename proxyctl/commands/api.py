@@ -10,7 +10,7 @@ import typer
 
 from proxyctl.command import register
 from proxyctl.context import Cli
-from proxyctl.errors import CliError, NotFoundError, RefusedError, UsageError
+from proxyctl.errors import CliError, UsageError
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -52,8 +52,11 @@ def register_commands(app: typer.Typer) -> None:
             sys.stdout.write("\n")
         sys.stdout.write(answer.text.rstrip("\n") + "\n" if answer.text else "")
         if answer.status_code >= 300:
-            kind = {404: NotFoundError, 422: RefusedError, 400: RefusedError}.get(answer.status_code, CliError)
-            raise kind(f"HTTP {answer.status_code}", request_id=answer.headers.get("request-id"))
+            from proxyctl.client import BY_STATUS
+
+            raise BY_STATUS.get(answer.status_code, CliError)(
+                f"HTTP {answer.status_code}", request_id=answer.headers.get("request-id")
+            )
 
 
 def _shown(body: bytes | None) -> str:

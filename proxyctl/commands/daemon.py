@@ -1,8 +1,9 @@
 """`proxyctl serve` and `proxyctl daemon`: run the daemon here, check its settings."""
 
-import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,15 @@ import typer
 
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
-from proxyctl.errors import UsageError
+from proxyctl.errors import UnreachableError, UsageError
+from proxyctl.output import column
 
 if TYPE_CHECKING:
     from daemon.settings import Settings, SettingsProblem
 
 group = new_group("Run the daemon here, check its settings.")
+
+COLUMNS = [column("setting"), column("value"), column("source")]
 
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -38,7 +42,10 @@ register(group, "run", can_rehearse=False)(_run)
 
 @register(group, "check")
 def check(cli: Cli, env_file: EnvFile = None) -> None:
-    """Load settings and look at the database; start nothing. Exit 2 when the settings are wrong."""
+    """Load settings and look at the database; start nothing. Exit 2 when the settings are wrong.
+
+    Example: proxyctl daemon check --env-file .env
+    """
     from daemon.core.price_sheets import PriceSheetError
     from daemon.price_sources import packaged_sheet, price_layers
     from daemon.secrets_store import data_directory, database_url
@@ -49,10 +56,6 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
     settings = load(env_file)
     url = database_url(settings)
     problems = missing_for_postgres(settings) if url.startswith("postgresql") else []
-    for name in sorted(type(settings).model_fields):
-        source = "" if name in settings.model_fields_set else "  (default)"
-        cli.tell(f"{variable_of(name):<30} {getattr(settings, name)}{source}")
-    cli.tell(f"data directory                 {data_directory(settings)}")
     lines = [str(problem) for problem in problems]
     try:
         with_layers(packaged_sheet(), price_layers(lambda: settings))
@@ -62,15 +65,27 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
         sys.stderr.write(f"error: {line}\n")
     if lines:
         raise typer.Exit(2)
-    fresh = url.startswith("sqlite") and not (data_directory(settings) / "proxyctl.db").exists()
-    cli.tell(
-        "schema                         created on the first start"
-        if fresh
-        else f"schema                         {migrate.current(url)}"
-    )
-    if not fresh and migrate.pending(url):
-        raise UsageError("the database's schema is not the one this version needs", hint="proxyctl db upgrade")
-    cli.tell("ok")
+    rows = [
+        {
+            "setting": variable_of(name),
+            "value": None if getattr(settings, name) in (None, "") else str(getattr(settings, name)),
+            "source": "set" if name in settings.model_fields_set else "default",
+        }
+        for name in type(settings).model_fields
+    ]
+    rows.sort(key=lambda row: str(row["setting"]))
+    cli.printer.rows({"items": rows, "next_cursor": None}, COLUMNS, name="setting")
+    cli.tell(f"data directory {data_directory(settings)}")
+    if url.startswith("sqlite") and not (data_directory(settings) / "proxyctl.db").exists():
+        cli.tell("ok: the schema is made on the first start")
+        return
+    with database_errors():
+        revision = migrate.current(url)
+    if revision != migrate.head():
+        raise UsageError(
+            f"the schema is at {revision}, this version needs {migrate.head()}", hint="proxyctl db upgrade"
+        )
+    cli.tell(f"ok: the schema is at {revision}")
 
 
 @register(group, "hash-password")
@@ -91,14 +106,37 @@ def hash_password_command(cli: Cli) -> None:
 
 @register(group, "openapi")
 def openapi(cli: Cli) -> None:
-    """Print the admin API's OpenAPI document."""
-    from daemon.admin.app import openapi_document
+    """Print the admin API's OpenAPI document.
 
-    typer.echo(json.dumps(openapi_document(), indent=2))
+    Example: proxyctl daemon openapi --query "keys(paths)"
+    """
+    from daemon.admin.app import openapi_document
+    from proxyctl.output import Printer
+
+    form = cli.printer.form if cli.printer.form in ("json", "yaml") else "json"
+    Printer(form, cli.options.query).item(openapi_document(), [])
 
 
 def register_commands(app: typer.Typer) -> None:
     register(app, "serve", can_rehearse=False)(_run)
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """What goes wrong between here and the database, as sentences."""
+    from alembic.util import CommandError
+
+    from daemon.store.engine import OUTAGES
+
+    try:
+        yield
+    except OUTAGES as error:
+        told = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise UnreachableError(
+            f"the database cannot be used: {told}", hint="is it running, and is PROXY_DATABASE_URL right?"
+        ) from error
+    except CommandError as error:
+        raise UsageError(str(error)) from error
 
 
 def load(env_file: Path | None) -> "Settings":

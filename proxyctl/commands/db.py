@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from proxyctl.command import new_group, register
-from proxyctl.commands.daemon import EnvFile, load
+from proxyctl.commands.daemon import EnvFile, database_errors, load
 from proxyctl.context import Cli
 from proxyctl.errors import ExitCode, UsageError
+from proxyctl.output import column
 
 group = new_group("The database schema. Reads PROXY_DATABASE_URL, like the daemon.")
+
+COLUMNS = [column("revision"), column("description")]
 
 
 @register(group, "upgrade", can_rehearse=False)
@@ -26,11 +29,12 @@ def upgrade(
     from daemon.store import migrate
 
     url = _url(env_file)
-    if sql:
-        migrate.sql(url, revision)
-        return
-    migrate.upgrade(url, revision)
-    cli.tell(f"The schema is at {migrate.current(url)}.")
+    with database_errors():
+        if sql:
+            migrate.sql(url, revision)
+            return
+        migrate.upgrade(url, revision)
+        cli.tell(f"The schema is at {migrate.current(url)}.")
 
 
 @register(group, "current")
@@ -38,7 +42,16 @@ def current(cli: Cli, env_file: EnvFile = None) -> None:
     """The schema's revision."""
     from daemon.store import migrate
 
-    typer.echo(migrate.current(_url(env_file)) or "empty")
+    with database_errors():
+        typer.echo(migrate.current(_url(env_file)) or "empty")
+
+
+@register(group, "history")
+def history(cli: Cli) -> None:
+    """The schema's revisions, the newest first."""
+    from daemon.store import migrate
+
+    cli.printer.rows({"items": migrate.history(), "next_cursor": None}, COLUMNS, name="revision")
 
 
 @register(group, "check")
@@ -46,9 +59,10 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
     """Whether an upgrade is pending: exit 8 if so."""
     from daemon.store import migrate
 
-    url = _url(env_file)
-    if migrate.pending(url):
-        cli.tell(f"pending: the schema is at {migrate.current(url) or 'nothing'}, this version needs {migrate.head()}")
+    with database_errors():
+        revision = migrate.current(_url(env_file))
+    if revision != migrate.head():
+        cli.tell(f"pending: the schema is at {revision or 'nothing'}, this version needs {migrate.head()}")
         raise typer.Exit(ExitCode.DIFFERENT)
     cli.tell("up to date")
 
@@ -62,7 +76,8 @@ def downgrade(
 
     if not cli.options.yes:
         raise UsageError("a downgrade loses data: --yes is required")
-    migrate.downgrade(_url(env_file), revision)
+    with database_errors():
+        migrate.downgrade(_url(env_file), revision)
 
 
 @register(group, "rebuild-usage")
@@ -75,7 +90,8 @@ def rebuild_usage(cli: Cli, env_file: EnvFile = None) -> None:
     from daemon.store.rollups import rebuild
 
     settings = load(env_file)
-    hours, days = rebuild(_url(env_file), settings.zone, progress=_progress(cli))
+    with database_errors():
+        hours, days = rebuild(_url(env_file), settings.zone, progress=_progress(cli))
     cli.tell(f"Made anew: {hours} hours, {days} days.")
 
 

@@ -75,6 +75,9 @@ def register_commands(app: typer.Typer) -> None:
     @register(app, "help")
     def show_topic(cli: Cli, topic: Annotated[str, typer.Argument(help=", ".join(TOPICS))] = "") -> None:
         """Help on a topic: environment, exit-codes, output, manifest, errors."""
+        if not topic:
+            cli.tell(f"topics: {', '.join(TOPICS)}      every command has --help, proxyctl --help lists them")
+            return
         if topic not in TOPICS:
             raise UsageError(f"no topic {topic!r}", hint=f"topics: {', '.join(TOPICS)}")
         typer.echo(TOPICS[topic])

@@ -8,20 +8,24 @@ after `! `, and `[exit N]` unless it is 0. Ids, keys, times and whatever else di
 """
 
 import asyncio
+import itertools
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 import pytest
-import typer
 
-from proxyctl.main import app
+from daemon.store.tables import compatibility
+from proxyctl.main import tree
+from tests.cli.test_circuits import put_circuit, put_row
 from tests.support.command_line import command_line
-from tests.support.daemon import ADMIN_PASSWORD, running_daemon
+from tests.support.daemon import ADMIN_PASSWORD, RunningDaemon, running_daemon
 from tests.support.simulator import running_bedrock, running_simulator
 
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
@@ -49,10 +53,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (directory / "ask.py").write_text(_ASK)
         ask = directory / "ask"
         ask.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{directory}/ask.py" "$PROXY_SERVER" "$@"\n')
-        ask.chmod(0o755)
+        (directory / "claude").write_text("#!/bin/sh\n")
+        for program in (ask, directory / "claude"):
+            program.chmod(0o755)
         yield directory
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 async def test_a_session_prints_what_its_transcript_says(
     file: Path, tmp_path: Path, database_url: str, programs: Path
@@ -71,7 +78,10 @@ async def test_a_session_prints_what_its_transcript_says(
             PROXY_BEDROCK_URL=bedrock,
         ) as daemon,
     ):
-        names = Names({str(home): "~", daemon.url: "http://127.0.0.1:8000", plan: "https://api.anthropic.example"})
+        places = {str(home): "~", str(programs): "/usr/local/bin", str(Path(sys.executable).parent): "/opt/bin"}
+        names = Names(places | {daemon.url: "http://127.0.0.1:8000", plan: "https://api.anthropic.example"})
+        if "# given: a circuit\n" in written:
+            await a_circuit(daemon)
         shell = Shell(home, programs, PROXY_SERVER=daemon.url, PROXY_ADMIN_TOKEN=await daemon.admin_token())
         try:
             printed = []
@@ -93,6 +103,28 @@ def test_every_command_is_in_a_transcript() -> None:
     assert not missing
 
 
+async def a_circuit(daemon: RunningDaemon) -> None:
+    """alice/laptop was overloaded at the plan, and something was learned about a model on Bedrock."""
+    await daemon.create_key()
+    headers = {"authorization": f"Bearer {await daemon.admin_token()}"}
+    async with httpx.AsyncClient(base_url=daemon.url, headers=headers) as client:
+        [key] = (await client.get("/admin/access-keys")).json()["items"]
+    await put_circuit(daemon, key["id"])
+    now = datetime.now(UTC)
+    await put_row(
+        daemon,
+        compatibility,
+        provider="bedrock",
+        region="eu-west-1",
+        model="eu.anthropic.claude-opus-5-5",
+        kind="field",
+        value="context_management",
+        reason="context_management: Extra inputs are not permitted",
+        learned_at=now,
+        expires_at=now + timedelta(days=1),
+    )
+
+
 def leaves() -> list[str]:
     """The names of all commands that are listed in a help text."""
     found: list[str] = []
@@ -105,27 +137,20 @@ def leaves() -> list[str]:
             if not child.hidden:
                 walk(child, (*path, name))
 
-    walk(typer.main.get_command(app), ())
+    walk(tree(), ())
     return found
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
     """Each command with what stands before it: comments, and empty lines."""
-    before: list[str] = []
-    command: list[str] = []
-    for line in [*text.splitlines(), "$ "]:
-        if line.startswith("$ "):
-            if command:
-                yield "".join(before), "\n".join(command)
-                before = []
-            command = [line[2:]]
-        elif line.startswith("> "):
-            command.append(line[2:])
-        elif line.startswith("# ") or not line:
-            if command and command[0]:
-                yield "".join(before), "\n".join(command)
-                before, command = [], []
-            before.append(f"{line}\n")
+    blocks = re.split(r"^\$ ", text, flags=re.MULTILINE)
+    before = blocks[0]
+    for block in blocks[1:]:
+        command, *rest = block.split("\n")
+        more = list(itertools.takewhile(lambda line: line.startswith("> "), rest))
+        yield before, "\n".join([command, *(line[2:] for line in more)])
+        after = re.search(r"\n(# .*\n)+\n?\Z", block)
+        before = after[0] if after else ""
 
 
 def prompted(command: str) -> str:
@@ -176,7 +201,7 @@ class Names:
         ("key", re.compile(r"\bak_[A-Za-z0-9_-]{20,}")),
         ("token", re.compile(r"\bpt_[A-Za-z0-9_-]{20,}")),
         ("jwt", re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+")),
-        ("prefix", re.compile(r"\bak_[A-Za-z0-9_-]{6}…|\bpt_[A-Za-z0-9_-]{6}…")),
+        ("prefix", re.compile(r"\b(?:ak|pt)_[A-Za-z0-9_-]{4}…")),
         ("request", re.compile(r"\b(?:req|msg)_[A-Za-z0-9_-]{8,}")),
     )
     _CONSTANT = (
@@ -184,6 +209,10 @@ class Names:
         (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "2026-01-01"),
         (re.compile(r"\b(sqlite|postgresql)\b"), "sqlite"),
         (re.compile(r"\b\d+(\.\d+)? ms\b"), "N ms"),
+        (re.compile(r"^(duration ms +)\d+$", re.MULTILINE), r"\1N"),
+        (re.compile(r"(\tfinished\t\d+\t\d+\t)\d+"), r"\1N"),
+        (re.compile(r"^[A-Za-z0-9_-]{20}$", re.MULTILINE), "<password>"),
+        (re.compile(r"crash-\w+-\d+"), "crash-N"),
         (re.compile(r'("\w+_ms": )\d+(\.\d+)?'), r"\1N"),
         (re.compile(rf"\b{re.escape(version('claude-code-proxyctl'))}\b"), "VERSION"),
     )

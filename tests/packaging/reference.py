@@ -3,10 +3,8 @@
 import inspect
 from typing import Any
 
-import typer
-
 from proxyctl.commands.topics import TOPICS
-from proxyctl.main import app
+from proxyctl.main import tree
 
 HEAD = """\
 # Reference of proxyctl
@@ -33,7 +31,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
 
 def reference() -> str:
     """The document."""
-    root = typer.main.get_command(app)
+    root = tree()
     lines = [HEAD, *(_option(option) for option in root.params if option.name not in _OF_TYPER)]
     group = None
     for path, command in commands(root):

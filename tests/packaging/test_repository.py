@@ -6,11 +6,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-import typer
 import yaml
 
 import daemon
-from proxyctl.main import app
+from proxyctl.main import tree
 from tests.packaging.reference import commands, reference
 from tests.packaging.settings_table import BEGIN, END, table
 
@@ -68,7 +67,7 @@ def test_the_reference_is_that_of_the_commands() -> None:
 
 
 def test_every_command_says_what_it_does() -> None:
-    found = commands(typer.main.get_command(app))
+    found = commands(tree())
     assert len(found) > 70
     for path, command in found:
         assert (command.help or "").split("\n\n")[0].rstrip().endswith("."), path

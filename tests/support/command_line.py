@@ -5,15 +5,18 @@ the process that forks. What a run sees is what it would see anyhow, but for the
 """
 
 import contextlib
+import gc
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _LARGEST = 1 << 20  # bytes of arguments and environment
 _STUB = """
@@ -55,19 +58,31 @@ def serve(address: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that watch over a run are not waited for
     while True:
         call, _ = listener.accept()
+        if os.fork():
+            call.close()
+            continue
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         body, streams, _, _ = socket.recv_fds(call, _LARGEST, 3)
         child = os.fork()
         if child == 0:
-            listener.close()
+            call.close()
             _become(json.loads(body), streams)
             return
-        for stream in streams:
-            os.close(stream)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        call.send(str(code).encode())
-        call.close()
+        _watch(call, child)
+
+
+def _watch(call: socket.socket, child: int) -> NoReturn:
+    """Hand the exit code back; a caller that is gone takes the run with it."""
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if select.select([call], [], [], 0.005)[0]:
+            os.kill(child, signal.SIGTERM)
+            os._exit(1)
+    call.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    os._exit(0)
 
 
 def _become(call: dict[str, Any], streams: list[int]) -> None:
@@ -84,9 +99,16 @@ def _become(call: dict[str, Any], streams: list[int]) -> None:
 if __name__ == "__main__":
     from importlib import import_module
 
-    from proxyctl.main import run
+    from proxyctl.main import run, tree
 
     for module in ("httpx", "jmespath", "yaml", "daemon.store.migrate", "proxyctl.client"):
         import_module(module)
+    tree()
+    gc.freeze()
     serve(sys.argv[1])
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(end.code or 0))  # what the interpreter tidies up at its end takes longer than most commands
