@@ -110,8 +110,12 @@ async def a_circuit(daemon: RunningDaemon) -> None:
     async with httpx.AsyncClient(base_url=daemon.url, headers=headers) as client:
         [key] = (await client.get("/admin/access-keys")).json()["items"]
     await put_circuit(daemon, key["id"])
+    await put_learned(daemon)
+
+
+async def put_learned(daemon: RunningDaemon) -> str:
     now = datetime.now(UTC)
-    await put_row(
+    return await put_row(
         daemon,
         compatibility,
         provider="bedrock",
