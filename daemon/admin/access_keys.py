@@ -43,9 +43,9 @@ async def create_key(
 
 
 @router.get("/access-keys/{key_id}")
-async def get_key(key_id: UUID, services: TheServices) -> AccessKey:
+async def get_key(key_id: UUID, services: TheServices, response: Response) -> AccessKey:
     """One key, without its secret."""
-    return await services.access_keys.get_key(key_id)
+    return _tagged(response, await services.access_keys.get_key(key_id))
 
 
 @router.patch("/access-keys/{key_id}")
@@ -58,9 +58,7 @@ async def update_key(
     response: Response,
 ) -> AccessKey:
     """Change a key's name, expiry or limits."""
-    key = await services.access_keys.update_key(key_id, wanted, actor, version=version)
-    response.headers["etag"] = f'"{key.version}"'
-    return key
+    return _tagged(response, await services.access_keys.update_key(key_id, wanted, actor, version=version))
 
 
 @router.post("/access-keys/{key_id}/rotate")
@@ -68,14 +66,20 @@ async def rotate_key(
     key_id: UUID,
     services: TheServices,
     actor: TheActor,
+    version: Version,
     wanted: Annotated[AccessKeyRotate | None, Body()] = None,
 ) -> AccessKeySecret:
     """Replace a key's secret; the old one works for the grace."""
     grace = (wanted or AccessKeyRotate()).grace_seconds
-    return await services.access_keys.rotate_key(key_id, grace_seconds=grace, actor=actor)
+    return await services.access_keys.rotate_key(key_id, grace_seconds=grace, actor=actor, version=version)
 
 
 @router.delete("/access-keys/{key_id}")
-async def revoke_key(key_id: UUID, services: TheServices, actor: TheActor) -> AccessKey:
+async def revoke_key(key_id: UUID, services: TheServices, actor: TheActor, version: Version) -> AccessKey:
     """Revoke a key. Revoking it again changes nothing."""
-    return await services.access_keys.revoke_key(key_id, actor)
+    return await services.access_keys.revoke_key(key_id, actor, version=version)
+
+
+def _tagged(response: Response, key: AccessKey) -> AccessKey:
+    response.headers["etag"] = f'"{key.version}"'
+    return key

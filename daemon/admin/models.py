@@ -60,9 +60,9 @@ async def update_mapping(
 
 
 @router.delete("/model-mappings/{mapping_id}", status_code=204, response_class=Response)
-async def delete_mapping(mapping_id: UUID, services: TheServices, actor: TheActor) -> None:
+async def delete_mapping(mapping_id: UUID, services: TheServices, actor: TheActor, version: Version) -> None:
     """Delete a mapping: the model goes where the layers below say."""
-    await services.models.delete_mapping(mapping_id, actor)
+    await services.models.delete_mapping(mapping_id, actor, version=version)
 
 
 @router.get("/models/resolve")

@@ -76,9 +76,9 @@ async def set_routing_strategy(
 
 
 @router.delete("/{user_id}", status_code=204, response_class=Response)
-async def delete_user(user_id: UUID, services: TheServices, actor: TheActor) -> None:
+async def delete_user(user_id: UUID, services: TheServices, actor: TheActor, version: Version) -> None:
     """Delete a user and revoke its keys."""
-    await services.users.delete_user(user_id, actor)
+    await services.users.delete_user(user_id, actor, version=version)
 
 
 def _tag(response: Response, user: User) -> None:

@@ -16,7 +16,7 @@ from daemon.security.access_keys import hash_key, new_access_key
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
 from daemon.services.bedrock_keys import erase_keys
-from daemon.services.errors import Conflict, Invalid, NotFound
+from daemon.services.errors import Conflict, Invalid, NotFound, check_version
 from daemon.services.ids import uuid7
 from daemon.services.users import live_user
 from daemon.store.engine import Store
@@ -122,8 +122,7 @@ class AccessKeys:
                 row = await _one(connection, key_id, lock=True)
                 if row["deleted_at"] is not None:
                     raise Conflict("the access key is revoked")
-                if version is not None and version != row["version"]:
-                    raise Conflict("the access key has changed since it was read")
+                check_version(row, version, "access key")
                 changed = {field: value for field, value in changes.items() if row[field] != value}
                 if not changed:
                     return self._view(row)
@@ -137,11 +136,13 @@ class AccessKeys:
         self._on_access_change()
         return self._view(dict(row) | values)
 
-    async def rotate_key(self, key_id: UUID, *, grace_seconds: int, actor: Actor) -> AccessKeySecret:
+    async def rotate_key(
+        self, key_id: UUID, *, grace_seconds: int, actor: Actor, version: int | None = None
+    ) -> AccessKeySecret:
         """A new secret for a live key; the old one works for the grace, one before that no longer.
 
         Raises:
-            NotFound, Conflict (the key is revoked).
+            NotFound, Conflict (the key is revoked; stale version).
         """
         now = self._now()
         raw, secret = self._new_secret()
@@ -149,6 +150,7 @@ class AccessKeys:
             row = await _one(connection, key_id, lock=True)
             if row["deleted_at"] is not None:
                 raise Conflict("the access key is revoked")
+            check_version(row, version, "access key")
             keeps = grace_seconds > 0
             values = secret | {
                 "previous_key_hash": row["key_hash"] if keeps else None,
@@ -163,13 +165,14 @@ class AccessKeys:
         self._on_access_change()
         return self._with_secret(dict(row) | values, raw, "rotated")
 
-    async def revoke_key(self, key_id: UUID, actor: Actor) -> AccessKey:
+    async def revoke_key(self, key_id: UUID, actor: Actor, *, version: int | None = None) -> AccessKey:
         """The key, which works no longer; its Bedrock key is erased. Revoking it again changes nothing."""
         now = self._now()
         async with self._store.write() as connection:
             row = await _one(connection, key_id, lock=True)
             if row["deleted_at"] is not None:
                 return self._view(row)
+            check_version(row, version, "access key")
             values = {"deleted_at": now, "updated_at": now, "version": row["version"] + 1}
             await connection.execute(update(access_keys).where(access_keys.c.id == key_id).values(values))
             await erase_keys(connection, bedrock_keys.c.access_key_id == key_id, now)

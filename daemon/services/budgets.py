@@ -18,7 +18,7 @@ from daemon.core.periods import Period, period_bounds
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
 from daemon.services.directory import Principal
-from daemon.services.errors import Conflict
+from daemon.services.errors import check_version
 from daemon.services.users import live_user
 from daemon.store.budgets import CounterKey, Counts, state, states
 from daemon.store.engine import Store
@@ -86,8 +86,7 @@ class Budgets:
         now = self._now()
         async with self._store.write() as connection:
             row = dict(await live_user(connection, user_id, lock=True))
-            if version is not None and version != row["version"]:
-                raise Conflict("the user has changed since it was read")
+            check_version(row, version, "user")
             values = {
                 "budget_nano_usd": nano_of(wanted.budget_usd),
                 "budget_period": wanted.period or row["budget_period"],

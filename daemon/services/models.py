@@ -26,7 +26,7 @@ from daemon.core.mapping import PREFIXES, Catalogue, Target, Unmapped, check_tar
 from daemon.core.strategy import Route, plan_route
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
-from daemon.services.errors import Conflict, Invalid, NotFound
+from daemon.services.errors import Conflict, Invalid, NotFound, check_version
 from daemon.services.ids import uuid7
 from daemon.services.users import live_user
 from daemon.store.engine import Store
@@ -144,8 +144,7 @@ class Models:
         async with self._store.write() as connection:
             await self._begin(connection)
             row = await _live_mapping(connection, mapping_id)
-            if version is not None and version != row["version"]:
-                raise Conflict("the mapping has changed since it was read")
+            check_version(row, version, "mapping")
             changes = wanted.model_dump(exclude_unset=True)
             changed = {field: value for field, value in changes.items() if row[field] != value}
             if changed:
@@ -159,16 +158,17 @@ class Models:
             self._on_change()
         return self._of_row(row, await self.mappings())
 
-    async def delete_mapping(self, mapping_id: UUID, actor: Actor) -> None:
+    async def delete_mapping(self, mapping_id: UUID, actor: Actor, *, version: int | None = None) -> None:
         """Delete a mapping: the model goes where the layers below say.
 
         Raises:
-            NotFound
+            NotFound, Conflict (stale version).
         """
         now = self._now()
         async with self._store.write() as connection:
             await self._begin(connection)
             row = await _live_mapping(connection, mapping_id)
+            check_version(row, version, "mapping")
             gone = update(model_mappings).where(model_mappings.c.id == mapping_id, live(model_mappings))
             await connection.execute(gone.values(deleted_at=now, updated_at=now))
             before = {"claude_model": row["claude_model"], "bedrock_model": row["bedrock_model"]}

@@ -15,7 +15,7 @@ from daemon.core.budget import nano_of
 from daemon.services import audit, cursors
 from daemon.services.audit import Actor
 from daemon.services.bedrock_keys import erase_keys
-from daemon.services.errors import Conflict, Invalid, NotFound
+from daemon.services.errors import Conflict, Invalid, NotFound, check_version
 from daemon.services.ids import uuid7
 from daemon.store.engine import Store
 from daemon.store.epochs import bump
@@ -106,8 +106,7 @@ class Users:
         try:
             async with self._store.write() as connection:
                 row = await live_user(connection, user_id, lock=True)
-                if version is not None and version != row["version"]:
-                    raise Conflict("the user has changed since it was read")
+                check_version(row, version, "user")
                 changed = {field: value for field, value in changes.items() if row[field] != value}
                 if not changed:
                     return _user(row)
@@ -120,11 +119,12 @@ class Users:
         self._on_access_change()
         return _user(dict(row) | values)
 
-    async def delete_user(self, user_id: UUID, actor: Actor) -> None:
+    async def delete_user(self, user_id: UUID, actor: Actor, *, version: int | None = None) -> None:
         """Delete a user, revoke its keys and erase their Bedrock keys; usage stays."""
         now = self._now()
         async with self._store.write() as connection:
             row = await live_user(connection, user_id, lock=True)
+            check_version(row, version, "user")
             gone = {"deleted_at": now, "updated_at": now}
             await connection.execute(update(users).where(users.c.id == user_id, live(users)).values(gone))
             keys = update(access_keys).where(access_keys.c.user_id == user_id, live(access_keys)).values(gone)

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from daemon.store.tables import users
-from tests.admin.conftest import Plane, new_user
+from tests.admin.conftest import Plane, new_key, new_user
 from tests.admin.test_security import _is_the_one_shape
 
 
@@ -111,3 +111,50 @@ async def test_html_in_a_name_is_text(admin: httpx.AsyncClient) -> None:
 async def test_there_is_no_cors(admin: httpx.AsyncClient) -> None:
     answer = await admin.get("/admin/users", headers={"origin": "https://evil.example"})
     assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize("tag", ['"7"', "garbage", '"1", "2"'])
+async def test_no_change_is_made_to_another_version(admin: httpx.AsyncClient, tag: str) -> None:
+    user = await new_user(admin)
+    key = await new_key(admin, user["id"])
+    target = {"claude_model": "claude-opus-5-5", "bedrock_model": "us.anthropic.claude-opus-5-5"}
+    mapping = (await admin.post("/admin/model-mappings", json=target)).json()
+    key_path, user_path = f"/admin/access-keys/{key['id']}", f"/admin/users/{user['id']}"
+    for method, path, body in (
+        ("PATCH", user_path, {"description": "new"}),
+        ("PUT", f"{user_path}/routing-strategy", {"routing_strategy": "bedrock_only"}),
+        ("PUT", f"{user_path}/budget", {"budget_usd": "5"}),
+        ("PATCH", key_path, {"name": "new"}),
+        ("POST", f"{key_path}/rotate", {}),
+        ("DELETE", key_path, None),
+        ("PUT", f"/admin/model-mappings/{mapping['id']}", {"bedrock_model": "eu.anthropic.claude-opus-5-5"}),
+        ("DELETE", f"/admin/model-mappings/{mapping['id']}", None),
+        ("DELETE", user_path, None),
+    ):
+        answer = await admin.request(method, path, json=body, headers={"if-match": tag})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (409, "conflict"), f"{method} {path}"
+    read = await admin.get(key_path)
+    assert (read.headers["etag"], read.json()["name"]) == ('"1"', "laptop")
+    assert (await admin.delete(user_path, headers={"if-match": read.headers["etag"]})).status_code == 204
+
+
+async def test_headers_that_ask_for_another_form_change_nothing(admin: httpx.AsyncClient) -> None:
+    await new_user(admin)
+    for headers in (
+        {"if-none-match": "garbage"},
+        {"range": "bytes=0-1"},
+        {"accept": "application/xml"},
+        {"accept-language": "x" * 500},
+        {"if-modified-since": "yesterday"},
+    ):
+        answer = await admin.get("/admin/users", headers=headers)
+        assert (answer.status_code, len(answer.json()["items"])) == (200, 1), headers
+
+
+async def test_what_ends_twice_ends_once(admin: httpx.AsyncClient) -> None:
+    user = await new_user(admin)
+    key = await new_key(admin, user["id"])
+    path = f"/admin/access-keys/{key['id']}"
+    assert [(await admin.delete(path)).json()["status"] for _ in range(2)] == ["revoked", "revoked"]
+    assert (await admin.post(f"{path}/rotate", json={})).status_code == 409
+    assert [(await admin.delete(f"/admin/users/{user['id']}")).status_code for _ in range(2)] == [204, 404]
