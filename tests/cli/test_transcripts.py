@@ -217,7 +217,7 @@ class Names:
         (re.compile(r"(\tfinished\t\d+\t\d+\t)\d+"), r"\1N"),
         (re.compile(r"^[A-Za-z0-9_-]{20}$", re.MULTILINE), "<password>"),
         (re.compile(r"crash-\w+-\d+"), "crash-N"),
-        (re.compile(r'("\w+_ms": )\d+(\.\d+)?'), r"\1N"),
+        (re.compile(r'("\w+_ms": ?)\d+(\.\d+)?'), r"\1N"),
         (re.compile(rf"\b{re.escape(version('claude-code-proxyctl'))}\b"), "VERSION"),
     )
 
