@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -17,7 +18,8 @@ from daemon.services.throttle import Attempt, Throttle
 from daemon.services.turns import Busy, Turns
 from daemon.store.engine import Store
 
-_AT_ONCE = 2  # a hash costs 64 MiB and a core
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_AT_ONCE = max(1, min(2, _CORES - 1))  # a hash costs 64 MiB and a core; one core is for everything else
 _WAITING = 6  # so that the last of them has its turn within a second
 _SHOWN = 64
 
