@@ -83,7 +83,8 @@ def create_key(
 ) -> None:
     """Create an access key; it is shown once.
 
-    A lost answer is a lost key: run it again with --if-exists rotate.
+    A lost answer is a lost key: run it again with --if-exists rotate. On the developer's machine, proxyctl claude setup
+    takes the key into Claude Code's settings.
 
     Example: proxyctl keys create alice --name laptop --emit env
     """
