@@ -1,7 +1,6 @@
 """`proxyctl version` and `proxyctl completion`."""
 
 from enum import StrEnum
-from importlib.metadata import version as installed
 from typing import Annotated
 
 import typer
@@ -30,6 +29,8 @@ def register_commands(app: typer.Typer) -> None:
 
         Example: proxyctl version --daemon --server https://gateway.example.com
         """
+        from importlib.metadata import version as installed
+
         document: dict[str, object] = {"client": installed("claude-code-proxyctl")}
         columns = [column("client")]
         if daemon:
