@@ -4,6 +4,7 @@ import os
 import sys
 from functools import cache
 from inspect import Parameter, Signature
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -40,7 +41,7 @@ from proxyctl.commands import (
     version,
 )
 from proxyctl.context import Options
-from proxyctl.errors import CliError, ExitCode
+from proxyctl.errors import CliError, ExitCode, UsageError
 
 # The paths of the API are plural, and so are the nouns; who types the singular is understood.
 _SINGULAR = {
@@ -125,8 +126,12 @@ def tree() -> Any:
 def run() -> None:
     """Run the command line; ends the process with its exit code."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):  # names are not ASCII, whatever the locale says
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        sys.exit(tree()(prog_name="proxyctl", standalone_mode=False) or ExitCode.DONE)
+        typed = [_text(argument) for argument in arguments]
+        sys.exit(tree()(typed, prog_name="proxyctl", standalone_mode=False) or ExitCode.DONE)
     except CliError as error:
         _fail(arguments, error.type, error.message, error.exit_code, hint=error.hint, request_id=error.request_id)
     except typer.TyperException as error:  # what was typed is no command line
@@ -145,6 +150,14 @@ def run() -> None:
         place = report(error, arguments)
         hint = f"please report it with {place}" if place else "run it again with --debug"
         _fail(arguments, "bug", f"unexpected {type(error).__name__}: {error}", ExitCode.FAILED, hint=hint)
+
+
+def _text(argument: str) -> str:
+    """What was typed, as UTF-8, whatever the locale is."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError as error:
+        raise UsageError(f"{argument!r} is not UTF-8") from error
 
 
 def _fail(

@@ -271,3 +271,28 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Commands:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"TERM": "dumb", "COLUMNS": "20", "NO_COLOR": "1"},
+    ],
+    ids=lambda variables: " ".join(variables),
+)
+async def test_names_are_readable_whatever_the_locale(shell: Shell, variables: dict[str, str]) -> None:
+    assert (await shell("users", "create", "müller", "--team", "☃", **variables)).code == 0
+    listed = await shell("users", "list", **variables)
+    assert listed.out.split("\t")[:2] == ["müller", "☃"]
+    document = await shell("users", "list", "-o", "json", **variables)
+    assert json.loads(document.out)["items"][0]["name"] == "müller"
+    assert "müller" in (await shell("users", "create", "müller", **variables)).err
+
+
+async def test_a_name_that_is_no_text_is_refused(shell: Shell) -> None:
+    done = await shell("users", "create", b"\xff\xfe".decode(errors="surrogateescape"))
+    assert (done.code, done.out) == (2, "")
+    assert "not UTF-8" in done.err
