@@ -2,12 +2,6 @@
 
 import asyncio
 import json
-import os
-import pty
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +9,7 @@ import pytest
 from tests.cli.test_circuits import put_circuit
 from tests.cli.test_cli import Shell, proxyctl
 from tests.support.daemon import running_daemon
+from tests.support.terminal import on_a_terminal
 
 NOWHERE = "http://127.0.0.1:9"
 NAMES = ["configuration", "server", "token", "versions", "database", "prices", "models", "plan", "circuits", "ledger",
@@ -64,42 +59,7 @@ async def test_top_is_one_frame_without_a_terminal(tmp_path: Path) -> None:
         assert (piped.code, piped.out.splitlines()[0]) == (0, "requests per minute\t0.0")
         stats = json.loads((await shell("top", "-o", "json", "--minutes", "1")).out)
         assert {"requests_in_flight", "requests_per_minute", "by_user", "by_model", "by_provider"} <= set(stats)
-        code, screen = await asyncio.to_thread(_on_a_terminal, shell)
+        signed_in = {"PROXY_SERVER": shell.url, "PROXY_ADMIN_TOKEN": shell.token, "COLUMNS": "60"}
+        code, screen = await asyncio.to_thread(on_a_terminal, "top", typed=[(b"in flight", b"q")], **signed_in)
         assert (code, "requests per minute" in screen) == (0, True), screen
         assert "\x1b[?1049l" in screen  # the screen before is back
-
-
-def _on_a_terminal(shell: Shell) -> tuple[int, str]:
-    """`proxyctl top` on a narrow terminal, until q is typed."""
-    ours, theirs = pty.openpty()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": "/nonexistent",
-        "TERM": "xterm",
-        "COLUMNS": "60",
-        "NO_COLOR": "1",
-    }
-    environment |= {"PROXY_SERVER": shell.url, "PROXY_ADMIN_TOKEN": shell.token}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "proxyctl", "top"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    seen: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 65536):
-                seen.append(chunk)
-        except OSError:  # the other end is closed
-            return
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    deadline = time.monotonic() + 30
-    while b"in flight" not in b"".join(seen) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.write(ours, b"q")
-    code = child.wait(30)
-    reader.join(5)
-    os.close(ours)
-    return code, b"".join(seen).decode(errors="replace")
