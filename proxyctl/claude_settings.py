@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _HELPER = "claude key"
@@ -12,10 +13,11 @@ LARGEST = 4 << 20  # characters; what Claude Code itself writes stays below a fe
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The file's new text, and the names of the keys that differ from before."""
+    """The file's new text, the names of the keys that differ from before, and the helper of before."""
 
     text: str
     changed: tuple[str, ...]
+    helper: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,21 @@ def helper_command(program: str, server: str) -> str:
     return f"{shlex.quote(program)} {_HELPER} --server {shlex.quote(server)}"
 
 
+def kept_for(helper: object) -> str | None:
+    """The gateway whose key a helper of ours prints; None for anybody else's."""
+    try:
+        words = shlex.split(helper) if isinstance(helper, str) else []
+    except ValueError:
+        return None
+    ours = len(words) == 5 and " ".join(words[1:3]) == _HELPER and words[3] == "--server"
+    return words[4] if ours else None
+
+
+def user_settings(environment: Mapping[str, str], home: Path) -> Path:
+    """The user's settings file, where Claude Code looks for it."""
+    return Path(environment.get("CLAUDE_CONFIG_DIR") or home / ".claude") / "settings.json"
+
+
 def merge(text: str, wanted: Mapping[str, str | None], helper: str | None = None) -> Merged | Invalid:
     """The settings with `wanted` in their `env`; other keys keep their values and their order.
 
@@ -59,21 +76,21 @@ def merge(text: str, wanted: Mapping[str, str | None], helper: str | None = None
     settings = parse(text)
     if isinstance(settings, Invalid):
         return settings
-    env = settings.get("env", {})
+    env = {} if settings.get("env") is None else settings["env"]
     if not isinstance(env, dict):
         return Invalid("env: expected an object", *_place(text, max(0, text.find('"env"'))))
     changed = tuple(f"env.{name}" for name, value in wanted.items() if env.get(name) != value)
     before = settings.get("apiKeyHelper")
-    if before != helper and (helper is not None or f" {_HELPER} " in str(before)):
+    if before != helper and (helper is not None or kept_for(before) is not None):
         changed += ("apiKeyHelper",)
         settings.pop("apiKeyHelper", None)
         settings |= {} if helper is None else {"apiKeyHelper": helper}
     if not changed:
-        return Merged(text, ())
+        return Merged(text, (), before)
     merged = {name: value for name, value in env.items() if wanted.get(name, "") is not None}
     merged |= {name: value for name, value in wanted.items() if value is not None}
     settings["env"] = merged
-    return Merged(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", changed)
+    return Merged(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", changed, before)
 
 
 def parse(text: str) -> dict[str, Any] | Invalid:

@@ -176,6 +176,10 @@ class AdminClient:
             raise UnreachableError(
                 f"daemon at {self.server} did not answer in time", hint="--timeout SECONDS"
             ) from error
+        except (httpx.LocalProtocolError, UnicodeError):  # its text would quote what cannot be sent
+            raise UsageError(
+                "the credential cannot be sent: it has a space, a line break or a letter that is not ASCII"
+            ) from None
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         if self._note is not None:
@@ -208,7 +212,7 @@ class AdminClient:
         hint = None
         if status == 401:
             hint = "sign in with: proxyctl auth login      or set PROXY_ADMIN_TOKEN"
-            if (skew := _skew(answer)) is not None:
+            if abs(skew := clock_ahead(answer) or 0.0) > _SKEW:
                 hint += f"\n       this machine's clock is {skew:+.0f} s from the daemon's: a token may seem expired"
         elif error.get("type") == "secret_already_shown":
             hint = (
@@ -240,7 +244,7 @@ def checked_server(server: str, *, allow_http: bool) -> str:
         raise UsageError("--server: expected no user name or password in the URL", hint="proxyctl auth login")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise UsageError(f"--server {server!r}: expected http(s)://host[:port]", hint=hint)
-    if parts.scheme == "http" and not _is_local(parts.hostname) and not allow_http:
+    if parts.scheme == "http" and not is_local(parts.hostname) and not allow_http:
         raise UsageError(
             f"--server {server!r}: plain HTTP would show the admin token to the network",
             hint="use https://, or --allow-http (PROXY_ALLOW_HTTP=1) if you know the path is private",
@@ -268,17 +272,17 @@ def _retry_after(answer: httpx.Response, default: float) -> float:
     return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else default
 
 
-def _skew(answer: httpx.Response) -> float | None:
-    """How far this machine's clock is ahead of the daemon's in seconds, None when they agree."""
+def clock_ahead(answer: httpx.Response) -> float | None:
+    """How far this machine's clock is ahead of the daemon's, in seconds; None when the answer does not say."""
     try:
         there = email.utils.parsedate_to_datetime(answer.headers.get("date", ""))
     except ValueError:
         return None
-    ahead = (datetime.now(UTC) - there.astimezone(UTC)).total_seconds()
-    return ahead if abs(ahead) > _SKEW else None
+    return (datetime.now(UTC) - there.astimezone(UTC)).total_seconds()
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

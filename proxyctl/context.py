@@ -101,7 +101,7 @@ class Cli:
             raise AuthError("not signed in", hint="proxyctl auth login      or set PROXY_ADMIN_TOKEN")
         return self.new_client(self.token.secret)
 
-    def new_client(self, token: str | None, *, server: str | None = None) -> "AdminClient":
+    def new_client(self, token: str | None, *, server: str | None = None, allow_http: bool = False) -> "AdminClient":
         """A client with a token, for the server of this run or another one."""
         from proxyctl.client import AdminClient
 
@@ -110,7 +110,7 @@ class Cli:
             token,
             timeout=_seconds(self.setting("timeout")),
             ca_bundle=self.setting("ca_bundle"),
-            allow_http=bool(self.options.allow_http or os.environ.get("PROXY_ALLOW_HTTP")),
+            allow_http=bool(allow_http or self.options.allow_http or os.environ.get("PROXY_ALLOW_HTTP")),
             note=self._note if self.is_verbose else None,
             rehearse=self._rehearse if self.dry_run else None,
         )

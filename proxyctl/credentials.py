@@ -79,9 +79,11 @@ def store_token(account: str, secret: str, *, insecure: bool, noun: str = "token
     if insecure:
         with _locked(credentials_path()) as path:
             _write_file(path, _read_file(path) | {account: secret})
+        _forget_in_keyring(account)  # it would be found first
         return str(credentials_path())
     try:
         _with_keyring(lambda keyring: keyring.set_password(SERVICE, account, secret))
+        _forget_in_file(account)
     except KeyringUnavailable as error:
         raise AuthError(
             f"the {noun} was not stored: {error}",
@@ -92,20 +94,29 @@ def store_token(account: str, secret: str, *, insecure: bool, noun: str = "token
 
 def forget_token(account: str) -> bool:
     """Remove the token from keyring and file; whether there was one."""
-    forgotten = False
+    in_keyring, in_file = _forget_in_keyring(account), _forget_in_file(account)
+    return in_keyring or in_file
+
+
+def _forget_in_keyring(account: str) -> bool:
     try:
-        if _with_keyring(lambda keyring: keyring.get_password(SERVICE, account)) is not None:
-            _with_keyring(lambda keyring: keyring.delete_password(SERVICE, account))
-            forgotten = True
+        if _with_keyring(lambda keyring: keyring.get_password(SERVICE, account)) is None:
+            return False
+        _with_keyring(lambda keyring: keyring.delete_password(SERVICE, account))
     except KeyringUnavailable:
-        pass
-    if credentials_path().exists():
-        with _locked(credentials_path()) as path:
-            stored = _read_file(path)
-            if stored.pop(account, None) is not None:
-                _write_file(path, stored)
-                forgotten = True
-    return forgotten
+        return False
+    return True
+
+
+def _forget_in_file(account: str) -> bool:
+    if not credentials_path().exists():
+        return False
+    with _locked(credentials_path()) as path:
+        stored = _read_file(path)
+        if stored.pop(account, None) is None:
+            return False
+        _write_file(path, stored)
+    return True
 
 
 def credentials_path() -> Path:

@@ -1,19 +1,22 @@
-"""What can be wrong between this machine, the daemon and its providers, and what to do about it."""
+"""What can be wrong on this machine, on the way to the daemon and in what it knows, and what to do about it."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from proxyctl.claude_check import judge, machine
+from proxyctl.client import clock_ahead
 from proxyctl.context import Cli
 from proxyctl.errors import AuthError, CliError
 from proxyctl.findings import Finding
+from proxyctl.output import dollars
+from proxyctl.resolve import find_key
 
 _SKEW = 30.0  # seconds
 _SOON = 300.0  # seconds until the token ends
@@ -21,30 +24,54 @@ _AT_ONCE = 6
 _MODELS = 20  # that are looked up
 
 
-Check = Callable[[Cli], Finding]
+class Daemon:
+    """A daemon that is signed in to, and what it says of itself, asked once."""
+
+    def __init__(self, cli: Cli) -> None:
+        self.cli = cli
+        self.client = cli.client
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        return self.client.get("/admin/system/status")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(self.status["facts"])
 
 
-def examine(cli: Cli) -> list[Finding]:
-    """All findings, in the order of the list below. What needs a sign-in is skipped without one."""
+Check = Callable[[Daemon], Finding]
+
+
+def examine(cli: Cli, deep: str | None = None) -> list[Finding]:
+    """All findings, in the order of the list below. What needs a sign-in is skipped without one.
+
+    `deep` names an access key whose Bedrock key is tried with one paid call.
+    """
     first: list[Finding] = []
     for name, check in (("configuration", _configuration), ("server", _server), ("token", _token)):
         stopped = bool(first) and first[-1].status in ("failed", "skipped")
         first.append(Finding(name, "skipped", f"needs the {first[-1].name}") if stopped else check(cli))
+    checks = [*CHECKS, ("bedrock", partial(_bedrock, key=deep))] if deep is not None else CHECKS
     if first[-1].status in ("failed", "skipped"):
-        rest = [Finding(name, "skipped", "needs a sign-in") for name, _ in CHECKS]
+        rest = [Finding(name, "skipped", "needs a sign-in") for name, _ in checks]
     else:
+        daemon = Daemon(cli)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            rest = list(pool.map(lambda check: _guarded(check[0], check[1], cli), CHECKS))
+            rest = list(pool.map(lambda named: _guarded(named[0], named[1], daemon), checks))
     return [*first, *rest, _claude_code()]
 
 
-def _guarded(name: str, check: Check, cli: Cli) -> Finding:
+def _guarded(name: str, check: Check, daemon: Daemon) -> Finding:
     try:
-        return check(cli)
+        return check(daemon)
     except AuthError as error:
         return Finding(name, "skipped", error.message, "a token with the scope that is named")
     except CliError as error:
         return Finding(name, "failed", error.message, error.hint)
+    except KeyError as error:
+        fix = "install the same version here and there: proxyctl version --daemon"
+        return Finding(name, "failed", f"the daemon does not tell {error}: it is of another version", fix)
 
 
 def _configuration(cli: Cli) -> Finding:
@@ -67,18 +94,11 @@ def _server(cli: Cli) -> Finding:
     if answer.status_code != 200:
         fix = "is it a proxyctl daemon?  pass --server or set PROXY_SERVER"
         return Finding("server", "failed", f"/healthz answered {answer.status_code}", fix)
-    ahead = _ahead(answer.headers)
+    ahead = clock_ahead(answer)
     if ahead is not None and abs(ahead) > _SKEW:
         fix = "set this machine's clock (NTP): sign-in and AWS signatures depend on it"
         return Finding("server", "warning", f"{cli.server} answers; this clock is {ahead:+.0f} s off", fix)
     return Finding("server", "ok", f"{cli.server} answers, clocks agree")
-
-
-def _ahead(headers: Mapping[str, str]) -> float | None:
-    try:
-        return (datetime.now(UTC) - parsedate_to_datetime(headers["date"]).astimezone(UTC)).total_seconds()
-    except (KeyError, ValueError):
-        return None
 
 
 def _token(cli: Cli) -> Finding:
@@ -96,72 +116,76 @@ def _token(cli: Cli) -> Finding:
     return Finding("token", "ok", f"{who}, until {session['expires_at']}")
 
 
-def _versions(cli: Cli) -> Finding:
-    here, there = version("claude-code-proxyctl"), _status(cli)["version"]
+def _versions(daemon: Daemon) -> Finding:
+    here, there = version("claude-code-proxyctl"), daemon.status["version"]
     if here == there:
         return Finding("versions", "ok", here)
     return Finding("versions", "warning", f"proxyctl {here}, daemon {there}", "install the daemon's version")
 
 
-def _database(cli: Cli) -> Finding:
-    status = _status(cli)
-    if not status["database_ok"]:
+def _database(daemon: Daemon) -> Finding:
+    if not daemon.status["database_ok"]:
         return Finding("database", "failed", "the daemon cannot reach it", "look at the database, and the daemon's log")
-    revision, needed = status["schema_revision"], status["facts"].get("schema_needed")
+    revision, needed = daemon.status["schema_revision"], daemon.facts["schema_needed"]
     if revision != needed:
         return Finding("database", "failed", f"schema {revision}, needed {needed}", "proxyctl db upgrade")
-    return Finding("database", "ok", f"{status['facts']['database']}, schema {revision}")
+    return Finding("database", "ok", f"{daemon.facts['database']}, schema {revision}")
 
 
-def _prices(cli: Cli) -> Finding:
+def _prices(daemon: Daemon) -> Finding:
     """Prices of what is in use: was charged without one, or was mapped here. The packaged sheet may know less."""
-    facts = _status(cli)["facts"]
-    mappings = cli.client.items("/admin/model-mappings", limit=500)
+    mappings = daemon.client.items("/admin/model-mappings", limit=500)
     mapped = [row for row in mappings if row["effective"] and row["source"] != "packaged"]
-    charged = [f"{row['model']} ({row['provider']})" for row in facts["prices_unknown"]]
+    charged = [f"{row['model']} ({row['provider']})" for row in daemon.facts["prices_unknown"]]
     unpriced = sorted({*charged, *(row["claude_model"] for row in mapped if not row["price_known"])})
     if unpriced:
         fix = "proxyctl pricing reload --file …      until then the dearest known price is charged, and marked"
         return Finding("prices", "warning", f"no price for {', '.join(unpriced[:5])}", fix)
-    return Finding("prices", "ok", f"sheet {facts['price_sheet']} has all that is in use")
+    return Finding("prices", "ok", f"sheet {daemon.facts['price_sheet']} has all that is in use")
 
 
-def _models(cli: Cli) -> Finding:
+def _models(daemon: Daemon) -> Finding:
     """Models of the last seven days that Bedrock could not have served."""
-    seen = cli.client.get("/admin/usage", period="week", group_by="model")["items"]
+    seen = daemon.client.get("/admin/usage", period="week", group_by="model")["items"]
     names = [group["group"] for group in seen[:_MODELS]]
-    lost = [name for name in names if not cli.client.get("/admin/models/resolve", model=name)["mapped"]]
+    lost = [name for name in names if not daemon.client.get("/admin/models/resolve", model=name)["mapped"]]
     if lost:
         fix = f"proxyctl models map {lost[0]} …"
         return Finding("models", "warning", f"no Bedrock model for {', '.join(lost[:5])}: no failover", fix)
     return Finding("models", "ok", f"{len(names)} seen this week, each has a Bedrock model")
 
 
-def _plan(cli: Cli) -> Finding:
-    facts = _status(cli)["facts"]
-    if facts["plan_api_key_set"]:
-        return Finding("plan", "ok", f"{facts['plan_api_url']} with the company's key")
-    fix = "PROXY_PLAN_API_KEY, unless developers use their own Claude login"
-    return Finding("plan", "ok", f"{facts['plan_api_url']} with each developer's own login", fix)
+def _plan(daemon: Daemon) -> Finding:
+    """What it would be asked with; whether it answers, the circuits say."""
+    login = "the company's key" if daemon.facts["plan_api_key_set"] else "each developer's own login"
+    return Finding("plan", "ok", f"{daemon.facts['plan_api_url']} with {login}")
 
 
-def _circuits(cli: Cli) -> Finding:
-    open_ones = [row for row in cli.client.items("/admin/circuits") if row["state"] == "open"]
+def _circuits(daemon: Daemon) -> Finding:
+    open_ones = [row for row in daemon.client.items("/admin/circuits") if row["state"] == "open"]
     if open_ones:
         told = ", ".join(f"{row['provider']} ({row['last_failure']})" for row in open_ones[:3])
         return Finding("circuits", "warning", f"{len(open_ones)} open: {told}", "proxyctl circuits list")
-    return Finding("circuits", "ok", "none is open")
+    return Finding("circuits", "ok", "none is open: the providers answer")
 
 
-def _ledger(cli: Cli) -> Finding:
-    facts = _status(cli)["facts"]
-    pending, failures = facts["ledger_pending"], facts["ledger_failures"]
+def _ledger(daemon: Daemon) -> Finding:
+    pending, failures = daemon.facts["ledger_pending"], daemon.facts["ledger_failures"]
     detail = f"{pending} records on their way, {failures} writes failed since the start"
     return Finding("ledger", "warning" if failures else "ok", detail, "the daemon's log says why" if failures else None)
 
 
-def _status(cli: Cli) -> dict[str, Any]:
-    return cli.client.get("/admin/system/status")
+def _bedrock(daemon: Daemon, *, key: str) -> Finding:
+    """One small call that costs a little."""
+    if daemon.cli.dry_run:
+        return Finding("bedrock", "skipped", "--dry-run: no paid call is made")
+    path = f"/admin/access-keys/{find_key(daemon.client, key)['id']}/bedrock-key/test"
+    tested = daemon.client.post(path, {})
+    cost = dollars(tested["cost_nano_usd"])
+    if tested["ok"]:
+        detail = f"{tested['bedrock_model']} answered in {tested['duration_ms']} ms for {cost}"
+        return Finding("bedrock", "ok", detail)
+    return Finding("bedrock", "failed", f"{tested['message']} ({cost})", f"proxyctl bedrock-keys set {key} …")
 
 
 def _claude_code() -> Finding:
@@ -172,7 +196,7 @@ def _claude_code() -> Finding:
     order = ("failed", "warning", "skipped", "ok")
     worst = min(judge(here), key=lambda finding: order.index(finding.status))
     if worst.status == "ok":
-        return Finding("claude code", "ok", f"would use {here.base.partition('/ak/')[0]}")
+        return Finding("claude code", "ok", f"would use {here.server}")
     return replace(worst, name="claude code")
 
 

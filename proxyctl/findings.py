@@ -33,4 +33,4 @@ def print_findings(printer: Printer, findings: Sequence[Finding]) -> None:
         for row in rows:
             sys.stdout.write(f"{_SIGNS[row['status']]} {row['name']:<14} {row['status']:<8} {clean(row['detail'])}\n")
             if row["fix"] and row["status"] != "ok":
-                sys.stdout.write(f"{'':<26}→ {row['fix']}\n")
+                sys.stdout.write(f"{'':<26}→ {clean(row['fix'])}\n")

@@ -169,7 +169,7 @@ def _fail(
 
 
 def _sentence(error: typer.TyperException) -> str:
-    text = error.format_message().rstrip(".").replace("Value error, ", "")
+    text = error.format_message().rstrip(".").replace("Value error, ", "").replace(": Input ", ": input ")
     return text[:1].lower() + text[1:]
 
 

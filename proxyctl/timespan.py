@@ -42,6 +42,9 @@ def ago(text: str, now: datetime) -> str:
     """An instant as people say it, such as `5 min ago` or `in 3 days`; anything else as it is."""
     if not _INSTANT.fullmatch(text):
         return text
-    seconds = (now - datetime.fromisoformat(text)).total_seconds()
+    try:
+        seconds = (now - datetime.fromisoformat(text)).total_seconds()
+    except (ValueError, OverflowError):  # looks like one, and is none
+        return text
     amount = next(f"{abs(seconds) // unit:.0f} {name}" for least, unit, name in _STEPS if abs(seconds) >= least)
     return f"{amount} ago" if seconds >= 0 else f"in {amount}"

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 
 class ServiceError(Exception):
     """A refusal with a word for programs, a sentence for people and the field it is about."""
@@ -82,7 +80,7 @@ class TooLarge(ServiceError):
     status = 413
 
 
-def check_version(row: Mapping[str, Any] | RowMapping, version: int | None, noun: str) -> None:
+def check_version(row: Mapping[Any, Any], version: int | None, noun: str) -> None:
     """Refuse a change that is meant for another version of what is there; None is meant for any."""
     if version is not None and version != row["version"]:
         raise Conflict(f"the {noun} has changed since it was read")

@@ -5,6 +5,7 @@ All functions are synchronous and may take seconds: call them in a thread or bef
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from alembic import command
@@ -12,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -42,7 +43,10 @@ def sql(url: str, revision: str = "head") -> None:
 
 
 def current(url: str) -> str | None:
-    """The revision of the database, None when it has no schema yet."""
+    """The revision of the database, None when it has no schema yet. Looking makes no file."""
+    at = make_url(url)
+    if at.get_backend_name() == "sqlite" and not Path(at.database or "").exists():
+        return None
     return run_with_connection(url, lambda connection: MigrationContext.configure(connection).get_current_revision())
 
 

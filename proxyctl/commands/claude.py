@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from proxyctl.claude_settings import LARGEST, Invalid, helper_command, merge, variables
+from proxyctl.claude_settings import LARGEST, Invalid, helper_command, kept_for, merge, user_settings, variables
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import AuthError, CliError, ExitCode, UsageError
@@ -25,8 +25,9 @@ def claude() -> None:
     """Claude Code on this machine."""
 
 
-Settings = Annotated[Path, typer.Option("--settings", help="The settings file. [default: ~/.claude/settings.json]")]
-_USERS = Path("~/.claude/settings.json")
+Settings = Annotated[
+    Path | None, typer.Option("--settings", help="The settings file. [default: ~/.claude/settings.json]")
+]
 
 
 @register(group, "setup")
@@ -38,7 +39,7 @@ def setup(
     from_env: Annotated[
         str | None, typer.Option("--from-env", help="Take the access key from this environment variable.")
     ] = None,
-    settings: Settings = _USERS,
+    settings: Settings = None,
     own_login: Annotated[
         bool,
         typer.Option("--own-login/--gateway-login", help="Who pays for the plan: your login, or the gateway's."),
@@ -66,29 +67,28 @@ def setup(
         raise UsageError("--insecure-storage goes with --api-key-helper")
     server = _server(cli)
     key = _access_key(cli, key_file, from_env)
-    target = Path(os.path.realpath(settings.expanduser()))  # a link stays, what it points to is written
+    file = user_settings(os.environ, Path.home()) if settings is None else settings.expanduser()
+    target = Path(os.path.realpath(file))  # a link stays, what it points to is written
     before = _text(target)
     helper = helper_command(_program(), server) if api_key_helper else None
     wanted = variables(None if api_key_helper else key, server, own_login=own_login)
     merged = merge(before or "", wanted, helper)
     if isinstance(merged, Invalid):
-        raise CliError(f"{target}: {merged}; the file was left as it is", hint="mend it, then run this again")
-    result = "unchanged" if not merged.changed else "created" if before is None else "updated"
-    if not cli.dry_run:
-        if api_key_helper:
-            cli.tell(f"The access key is in {_keep(server, key, insecure=insecure_storage)}.")
-        if merged.changed:
-            _write(target, merged.text, before)
+        raise CliError(f"{target}: {merged}; the file was left as it is", hint="correct it, then run this again")
+    changed = (*_keep(cli, server, key, merged.helper, helper, insecure=insecure_storage), *merged.changed)
+    if merged.changed and not cli.dry_run:
+        _write(target, merged.text, before)
+    result = "unchanged" if not changed else "created" if before is None else "updated"
     shown = {f"env.{name}": value for name, value in wanted.items()} | {"apiKeyHelper": helper}
     for name in merged.changed:
         value = shown[name]
         does = f"remove {name}" if value is None else f"set {name} to {value.replace(key, mask(key))}"
         cli.tell(f"would {does}" if cli.dry_run else does)
     if cli.printer.form or cli.options.query:
-        document = {"result": result, "path": str(target), "changed": merged.changed, "dry_run": cli.dry_run}
+        document = {"result": result, "path": str(target), "changed": changed, "dry_run": cli.dry_run}
         cli.printer.item(document, [column("result"), column("path")], name="path")
-    cli.tell(f"{target} {'would be ' if cli.dry_run and merged.changed else ''}{result}.")
-    if merged.changed and not cli.dry_run:
+    cli.tell(f"{target} {'would be ' if cli.dry_run and changed else ''}{result}.")
+    if changed and not cli.dry_run:
         cli.tell("Whether it works: proxyctl claude check")
 
 
@@ -101,9 +101,9 @@ def check(cli: Cli) -> None:
 
     Example: cd my-project && proxyctl claude check
     """
-    from proxyctl.claude_check import examine
+    from proxyctl.claude_check import examine, machine
 
-    findings = examine(cli)
+    findings = examine(cli, machine(os.environ, Path.home(), Path.cwd()))
     print_findings(cli.printer, findings)
     if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(ExitCode.FAILED)
@@ -117,7 +117,7 @@ def print_key(cli: Cli) -> None:
     """
     from proxyctl.credentials import access_key_account, find_stored
 
-    server = _server(cli)
+    server = _server(cli, allow_http=True)  # nothing is sent
     stored = find_stored(access_key_account(server))
     if stored is None:
         raise AuthError(
@@ -126,11 +126,24 @@ def print_key(cli: Cli) -> None:
     sys.stdout.write(f"{stored.secret}\n")
 
 
-def _keep(server: str, key: str, *, insecure: bool) -> str:
-    from proxyctl.credentials import access_key_account, store_token
+def _keep(cli: Cli, server: str, key: str, before: object, helper: str | None, *, insecure: bool) -> tuple[str, ...]:
+    """Keep the key for our helper, forget what an earlier one of ours had; what changed."""
+    from proxyctl.credentials import access_key_account, find_stored, forget_token, store_token
 
-    account = access_key_account(server)
-    return store_token(account, key, insecure=insecure, noun="access key", instead="leave --api-key-helper out")
+    account, old = access_key_account(server), kept_for(before)
+    if helper is None:
+        if old is not None and not cli.dry_run:
+            forget_token(access_key_account(old))
+        return ()
+    stored = find_stored(account)
+    if stored is not None and stored.secret == key and not insecure:
+        return ()
+    if cli.dry_run:
+        cli.tell(f"would keep the access key in {'a file of mode 0600' if insecure else 'the keyring'}")
+    else:
+        place = store_token(account, key, insecure=insecure, noun="access key", instead="leave --api-key-helper out")
+        cli.tell(f"The access key is in {place}.")
+    return () if stored is not None and stored.secret == key else ("access key",)
 
 
 def _program() -> str:
@@ -139,10 +152,10 @@ def _program() -> str:
     return str(beside) if beside.exists() else shutil.which("proxyctl") or "proxyctl"
 
 
-def _server(cli: Cli) -> str:
+def _server(cli: Cli, *, allow_http: bool = False) -> str:
     from proxyctl.client import checked_server
 
-    allowed = bool(cli.options.allow_http or os.environ.get("PROXY_ALLOW_HTTP"))
+    allowed = bool(allow_http or cli.options.allow_http or os.environ.get("PROXY_ALLOW_HTTP"))
     server = checked_server(cli.server, allow_http=allowed)
     if server.endswith("/v1"):
         raise UsageError("--server ends with /v1, which Claude Code adds itself", hint=server.removesuffix("/v1"))

@@ -61,10 +61,8 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
         with_layers(packaged_sheet(), price_layers(lambda: settings))
     except PriceSheetError as error:
         lines.append(str(error))
-    for line in lines:
-        sys.stderr.write(f"error: {line}\n")
     if lines:
-        raise typer.Exit(2)
+        raise UsageError(_all(lines))
     rows = [
         {
             "setting": variable_of(name),
@@ -76,15 +74,14 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
     rows.sort(key=lambda row: str(row["setting"]))
     cli.printer.rows({"items": rows, "next_cursor": None}, COLUMNS, name="setting")
     cli.tell(f"data directory {data_directory(settings)}")
-    if url.startswith("sqlite") and not (data_directory(settings) / "proxyctl.db").exists():
-        cli.tell("ok: the schema is made on the first start")
-        return
     with database_errors():
         revision = migrate.current(url)
+    if revision is None and url.startswith("sqlite"):
+        cli.tell("ok: the schema is made on the first start")
+        return
     if revision != migrate.head():
-        raise UsageError(
-            f"the schema is at {revision}, this version needs {migrate.head()}", hint="proxyctl db upgrade"
-        )
+        told = "there is no schema" if revision is None else f"the schema is at {revision}"
+        raise UsageError(f"{told}, this version needs {migrate.head()}", hint="proxyctl db upgrade")
     cli.tell(f"ok: the schema is at {revision}")
 
 
@@ -130,8 +127,10 @@ def database_errors() -> Iterator[None]:
 
     try:
         yield
+    except BrokenPipeError:  # not the database's
+        raise
     except OUTAGES as error:
-        told = str(getattr(error, "orig", None) or error).splitlines()[0]
+        told = next(iter(str(getattr(error, "orig", None) or error).splitlines()), type(error).__name__)
         raise UnreachableError(
             f"the database cannot be used: {told}", hint="is it running, and is PROXY_DATABASE_URL right?"
         ) from error
@@ -146,10 +145,15 @@ def load(env_file: Path | None) -> "Settings":
     environment = (_read(env_file) if env_file else {}) | dict(os.environ)
     settings = load_settings(environment)
     if not isinstance(settings, Settings):
-        for problem in settings:
-            sys.stderr.write(f"error: {problem}\n")
-        raise typer.Exit(2)
+        raise UsageError(_all([str(problem) for problem in settings]), hint="proxyctl help environment")
     return settings
+
+
+def _all(problems: list[str]) -> str:
+    """Problems as one message."""
+    if len(problems) == 1:
+        return problems[0]
+    return "\n  ".join([f"{len(problems)} settings are wrong:", *problems])
 
 
 def _reread(env_file: Path | None) -> "Settings | list[SettingsProblem]":

@@ -26,9 +26,12 @@ def upgrade(
     env_file: EnvFile = None,
 ) -> None:
     """Bring the schema up to this version."""
+    from daemon.secrets_store import data_directory
     from daemon.store import migrate
 
     url = _url(env_file)
+    if url.startswith("sqlite") and not sql:
+        data_directory(load(env_file)).mkdir(mode=0o700, parents=True, exist_ok=True)
     with database_errors():
         if sql:
             migrate.sql(url, revision)
@@ -62,7 +65,8 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
     with database_errors():
         revision = migrate.current(_url(env_file))
     if revision != migrate.head():
-        cli.tell(f"pending: the schema is at {revision or 'nothing'}, this version needs {migrate.head()}")
+        told = "there is no schema" if revision is None else f"the schema is at {revision}"
+        cli.tell(f"pending: {told}, this version needs {migrate.head()}")
         raise typer.Exit(ExitCode.DIFFERENT)
     cli.tell("up to date")
 
@@ -76,22 +80,25 @@ def downgrade(
 
     if not cli.options.yes:
         raise UsageError("a downgrade loses data: --yes is required")
+    url = _url(env_file)
     with database_errors():
-        migrate.downgrade(_url(env_file), revision)
+        migrate.downgrade(url, revision)
+        cli.tell(f"The schema is at {migrate.current(url) or 'nothing: there is none'}.")
 
 
-@register(group, "rebuild-usage")
+@register(group, "rebuild-usage", can_rehearse=False)
 def rebuild_usage(cli: Cli, env_file: EnvFile = None) -> None:
     """Make the hourly and daily usage anew from the ledger; daemons may run meanwhile.
 
     What is older than the oldest row of the ledger stays as it is. Use it when figures were changed by hand, or
     restored apart from each other.
     """
+    from daemon.secrets_store import database_url
     from daemon.store.rollups import rebuild
 
     settings = load(env_file)
     with database_errors():
-        hours, days = rebuild(_url(env_file), settings.zone, progress=_progress(cli))
+        hours, days = rebuild(database_url(settings), settings.zone, progress=_progress(cli))
     cli.tell(f"Made anew: {hours} hours, {days} days.")
 
 
@@ -107,10 +114,6 @@ def _progress(cli: Cli) -> Callable[[str], None]:
 
 
 def _url(env_file: Path | None) -> str:
-    from daemon.secrets_store import data_directory, database_url
+    from daemon.secrets_store import database_url
 
-    settings = load(env_file)
-    url = database_url(settings)
-    if url.startswith("sqlite"):
-        data_directory(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return url
+    return database_url(load(env_file))

@@ -8,8 +8,8 @@ from proxyctl import complete
 from proxyctl.command import register
 from proxyctl.context import Cli
 from proxyctl.errors import ExitCode
-from proxyctl.findings import Finding, print_findings
-from proxyctl.output import Printer, dollars
+from proxyctl.findings import print_findings
+from proxyctl.output import Printer
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -25,31 +25,16 @@ def register_commands(app: typer.Typer) -> None:
             ),
         ] = None,
     ) -> None:
-        """Check everything between this machine and the providers; each finding says what to do. Exit 1 if any failed.
+        """Check this machine, the way to the daemon, and the daemon; findings say what to do. Exit 1 if any failed.
 
         Example: proxyctl doctor --server https://gateway.example.com
         """
         from proxyctl.doctor import examine
 
-        findings = examine(cli)
+        findings = examine(cli, deep)
         # What a broken configuration says of the output is not known.
         broken = findings[0].status == "failed"
         printer = Printer(cli.options.output, cli.options.query) if broken else cli.printer
-        if deep is not None:
-            findings.append(_bedrock(cli, deep))
         print_findings(printer, findings)
         if any(finding.status == "failed" for finding in findings):
             raise typer.Exit(ExitCode.FAILED)
-
-
-def _bedrock(cli: Cli, key: str) -> Finding:
-    """One small call that costs a little."""
-    from proxyctl.resolve import find_key
-
-    tested = cli.client.post(f"/admin/access-keys/{find_key(cli.client, key)['id']}/bedrock-key/test", {})
-    cost = dollars(tested["cost_nano_usd"])
-    if tested["ok"]:
-        detail, fix = f"{tested['bedrock_model']} answered in {tested['duration_ms']} ms for {cost}", None
-    else:
-        detail, fix = f"{tested['message']} ({cost})", f"proxyctl bedrock-keys set {key} …"
-    return Finding("bedrock", "ok" if tested["ok"] else "failed", detail, fix)

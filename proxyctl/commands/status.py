@@ -32,7 +32,7 @@ def register_commands(app: typer.Typer) -> None:
         month = cli.client.get("/admin/usage", period="month")["totals"]
         document = {"server": cli.server, **system, "month": month, "top_users": top}
         if cli.printer.form in (None, "table") and not cli.options.query:
-            sys.stdout.write("".join(f"{title:<12}{clean(text)}\n".rstrip(" ") for title, text in _screen(document)))
+            sys.stdout.write("".join(f"{title:<12}{clean(text)}".rstrip() + "\n" for title, text in _screen(document)))
         else:
             cli.printer.item(document, _COLUMNS, name="version")
 
@@ -40,17 +40,18 @@ def register_commands(app: typer.Typer) -> None:
 def _screen(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     facts, month = document["facts"], document["month"]
     yield "daemon", f"{document['server']}  version {document['version']}"
-    schema = f"schema {document['schema_revision']}"
+    schema = f"schema {document.get('schema_revision')}"
     yield "database", f"{facts['database']}, {schema}" if document["database_ok"] else f"{facts['database']} is away"
     login = "the company's key" if facts["plan_api_key_set"] else "each developer's own login"
     yield "plan", f"{facts['plan_api_url']} with {login}"
     yield "bedrock", f"region {facts['bedrock_region']} where a key names none"
     yield "circuits", f"{facts['circuits_open']} open" if facts["circuits_open"] else "none open"
     yield "budgets", f"mode {facts['budget_mode']}, scope {facts['budget_scope']}"
-    unknown = f", {len(facts['prices_unknown'])} models without a price" if facts["prices_unknown"] else ""
-    yield "prices", f"{facts['price_sheet']}{unknown}"
+    unknown = ", ".join(f"{row['model']} ({row['provider']})" for row in facts["prices_unknown"][:3])
+    yield "prices", f"sheet {facts['price_sheet']}{f'; without a price: {unknown}' if unknown else ''}"
     yield "ledger", f"{facts['ledger_pending']} on their way, {facts['ledger_failures']} writes failed"
-    yield "this month", f"{month['requests']:,} requests, {dollars(month['cost_nano_usd'])}"
+    plural = "" if month["requests"] == 1 else "s"
+    yield "this month", f"{month['requests']:,} request{plural}, {dollars(month['cost_nano_usd'])}"
     names = [str(user["name"] or user["group"]) for user in document["top_users"]]
     width = max(map(len, names), default=0)
     most = max((user["cost_nano_usd"] for user in document["top_users"]), default=0)

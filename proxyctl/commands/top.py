@@ -12,7 +12,7 @@ import typer
 
 from proxyctl.command import register
 from proxyctl.context import Cli
-from proxyctl.errors import UnreachableError
+from proxyctl.errors import AuthError, CliError
 from proxyctl.output import Column, bar, clean, column, dollars
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ COLUMNS: list[Column] = [
     ("cost", lambda row: dollars(row["total"]["cost_nano_usd"])),
     column("version"),
 ]
+_HEAD = 4  # lines above the groups
 _GROUPS = (("user", "by_user"), ("model", "by_model"), ("provider", "by_provider"))
 
 
@@ -46,7 +47,7 @@ def register_commands(app: typer.Typer) -> None:
         def ask() -> dict[str, Any]:
             return cli.client.get("/admin/system/stats", minutes=minutes)
 
-        if cli.printer.form or cli.options.query:
+        if cli.printer.form not in (None, "table") or cli.options.query:
             cli.printer.item(ask(), COLUMNS, name="version")
         elif once or not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM") == "dumb":
             sys.stdout.write(_plain(ask()))
@@ -73,16 +74,19 @@ def _watch(cli: Cli, ask: Any, interval: float) -> None:
     with _keys(), Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         stats = ask()
         while True:
-            live.update(_frame(stats, cli.server, trouble), refresh=True)
+            most = max(1, (console.height - _HEAD) // len(_GROUPS) - 2)
+            live.update(_frame(stats, cli.server, trouble, most), refresh=True)
             if _quit_within(interval):
                 return
             try:
                 stats, trouble = ask(), None
-            except UnreachableError as error:  # the last frame stays, with the reason
+            except AuthError:
+                raise
+            except CliError as error:  # the last frame stays, with the reason
                 trouble = error.message
 
 
-def _frame(stats: dict[str, Any], server: str, trouble: str | None) -> "Group":
+def _frame(stats: dict[str, Any], server: str, trouble: str | None, most_rows: int) -> "Group":
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -103,10 +107,10 @@ def _frame(stats: dict[str, Any], server: str, trouble: str | None) -> "Group":
         for name in ("requests", "errors", "fallbacks", "cost"):
             table.add_column(name, justify="right")
         table.add_column("")
-        for row in rows[:10]:
+        for row in rows[:most_rows]:
             figures = (str(row[name]) for name in ("requests", "errors", "fallbacks"))
             cost = row["cost_nano_usd"]
-            table.add_row(clean(row["name"]), *figures, dollars(cost), bar(cost, most))
+            table.add_row(Text(clean(row["name"])), *figures, dollars(cost), bar(cost, most))
         parts += [Text(""), table]
     return Group(*parts)
 

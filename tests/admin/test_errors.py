@@ -135,7 +135,10 @@ async def test_no_change_is_made_to_another_version(admin: httpx.AsyncClient, ta
         assert (answer.status_code, answer.json()["error"]["type"]) == (409, "conflict"), f"{method} {path}"
     read = await admin.get(key_path)
     assert (read.headers["etag"], read.json()["name"]) == ('"1"', "laptop")
-    assert (await admin.delete(user_path, headers={"if-match": read.headers["etag"]})).status_code == 204
+    assert (await admin.patch(key_path, json={"name": "new"}, headers={"if-match": '"1"'})).headers["etag"] == '"2"'
+    assert (await admin.delete(key_path, headers={"if-match": '"2"'})).status_code == 200
+    user_tag = (await admin.get(user_path)).headers["etag"]
+    assert (await admin.delete(user_path, headers={"if-match": user_tag})).status_code == 204
 
 
 async def test_headers_that_ask_for_another_form_change_nothing(admin: httpx.AsyncClient) -> None:

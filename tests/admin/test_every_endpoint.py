@@ -7,9 +7,8 @@ from typing import Any
 import httpx
 
 from daemon.admin.app import declared_routes
-from tests.cli.test_circuits import put_circuit
-from tests.cli.test_transcripts import put_learned
 from tests.support.daemon import ADMIN_PASSWORD, BEDROCK_API_KEY, RunningDaemon, running_daemon
+from tests.support.rows import put_circuit, put_learned
 from tests.support.simulator import running_bedrock, running_simulator
 
 PRICES = {

@@ -10,16 +10,14 @@ from typing import Any, get_args
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Table, insert
 
 from daemon.contract.common import RoutingStrategy
-from daemon.secrets_store import database_url
-from daemon.store.engine import Store
-from daemon.store.tables import circuits, compatibility
+from daemon.store.tables import compatibility
 from proxyctl.commands.routing import STRATEGIES
 from proxyctl.commands.usage import _tell_attempts
 from tests.cli.test_cli import Shell, proxyctl
 from tests.support.daemon import RunningDaemon, running_daemon
+from tests.support.rows import put_circuit, put_row
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -28,24 +26,6 @@ NOWHERE = "http://127.0.0.1:9"
 async def running_shell(tmp_path: Path) -> AsyncIterator[tuple[Shell, RunningDaemon]]:
     async with running_daemon(tmp_path, NOWHERE) as daemon:
         yield Shell(daemon.url, await daemon.admin_token()), daemon
-
-
-async def put_row(daemon: RunningDaemon, table: Table, **values: Any) -> str:
-    store = Store.open(database_url(daemon.settings))
-    try:
-        async with store.write() as connection:
-            row = {"id": uuid4()} | values
-            await connection.execute(insert(table).values(row))
-    finally:
-        await store.aclose()
-    return str(row["id"])
-
-
-async def put_circuit(daemon: RunningDaemon, scope_id: str, **values: Any) -> str:
-    now = datetime.now(UTC)
-    row = {"scope": "access_key", "scope_id": scope_id, "provider": "plan", "failures": [now.isoformat()]}
-    row |= {"opened_at": now, "open_until": now + timedelta(hours=1), "last_failure": "overloaded", "updated_at": now}
-    return await put_row(daemon, circuits, **(row | values))
 
 
 async def test_circuits_are_listed_and_reset(tmp_path: Path) -> None:

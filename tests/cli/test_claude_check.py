@@ -12,6 +12,7 @@ from tests.cli.test_cli import proxyctl
 from tests.support.daemon import running_daemon
 
 KEY = make_access_key(bytes(range(32)))
+OTHER = make_access_key(bytes(range(1, 33)))
 SERVER = "https://gateway.example"
 GOOD = {"ANTHROPIC_BASE_URL": SERVER, "ANTHROPIC_AUTH_TOKEN": KEY}
 NOWHERE = "http://127.0.0.1:9"
@@ -30,14 +31,21 @@ def write(path: Path, **settings: object) -> Path:
         (GOOD, "credential", "ok", "as the credential"),
         ({}, "address", "failed", "not set"),
         (GOOD | {"ANTHROPIC_BASE_URL": f"{SERVER}/v1"}, "address", "failed", "ends in /v1"),
-        (GOOD | {"ANTHROPIC_BASE_URL": "gateway.example"}, "address", "failed", "expected http"),
+        (GOOD | {"ANTHROPIC_BASE_URL": "gateway.example"}, "address", "failed", "is not http"),
         (GOOD | {"CLAUDE_CODE_USE_BEDROCK": "1"}, "provider", "failed", "past the gateway"),
         (GOOD | {"CLAUDE_CODE_USE_BEDROCK": "0"}, "provider", "ok", "Anthropic API"),
         (GOOD | {"ANTHROPIC_API_KEY": "sk-ant-mine"}, "credential", "warning", "goes out beside"),
         (GOOD | {"ANTHROPIC_AUTH_TOKEN": KEY[:-3]}, "credential", "failed", "no whole access key"),
         ({"ANTHROPIC_BASE_URL": SERVER, "ANTHROPIC_AUTH_TOKEN": "sk-other"}, "credential", "failed", "no access key"),
         ({"ANTHROPIC_BASE_URL": f"{SERVER}/ak/{KEY}"}, "credential", "ok", "own Claude login"),
-        (GOOD | {"ANTHROPIC_BASE_URL": f"{SERVER}/ak/{KEY}"}, "credential", "warning", "one as the token"),
+        (GOOD | {"ANTHROPIC_BASE_URL": f"{SERVER}/ak/{KEY}"}, "credential", "warning", "as the token"),
+        ({"ANTHROPIC_BASE_URL": "https://me:" + KEY + "@gateway.example"}, "address", "failed", "name or a password"),
+        ({"ANTHROPIC_BASE_URL": KEY}, "address", "failed", "is not http"),
+        ({"ANTHROPIC_BASE_URL": "https://[bad"}, "address", "failed", "is not http"),
+        ({"ANTHROPIC_BASE_URL": "http://gateway.lan"}, "address", "warning", "plain HTTP"),
+        (GOOD | {"ANTHROPIC_AUTH_TOKEN": KEY + "\n"}, "credential", "failed", "something around it"),
+        (GOOD | {"ANTHROPIC_AUTH_TOKEN": KEY + "é"}, "credential", "failed", "no whole access key"),
+        (GOOD | {"ANTHROPIC_CUSTOM_HEADERS": f"x-proxy-key: {OTHER}"}, "credential", "failed", "two different"),
         (
             {"ANTHROPIC_BASE_URL": SERVER, "ANTHROPIC_CUSTOM_HEADERS": f"x-a: b\nX-Proxy-Key: {KEY}"},
             "credential",
@@ -65,7 +73,7 @@ def test_a_file_goes_over_the_shell_and_the_nearer_file_over_the_farther(tmp_pat
     ):
         write(path, env={"ANTHROPIC_BASE_URL": f"https://{name}.example"})
         here = machine(shell, home, project)
-        assert (here.base, here.sources["ANTHROPIC_BASE_URL"]) == (f"https://{name}.example", str(path))
+        assert (here.base, here.sources["ANTHROPIC_BASE_URL"]) == (f"https://{name}.example", path)
     moved = machine({"CLAUDE_CONFIG_DIR": str(tmp_path)}, home, tmp_path / "elsewhere")
     assert moved.base == ""
 
@@ -94,8 +102,11 @@ def test_a_helper_takes_the_token_away_and_goes_with_it(tmp_path: Path) -> None:
     assert json.loads(foreign.text)["apiKeyHelper"] == "vault read key"
 
     write(tmp_path / ".claude/settings.json", env=GOOD, apiKeyHelper="vault read key")
+    shown = judge(machine({"ANTHROPIC_AUTH_TOKEN": "sk-other"}, tmp_path, tmp_path / "project"))
+    assert shown[-1].status == "ok"  # the file's token goes over the shell's
+    write(tmp_path / ".claude/settings.json", env={"ANTHROPIC_BASE_URL": SERVER}, apiKeyHelper="vault read key")
     hidden = judge(machine({"ANTHROPIC_AUTH_TOKEN": "sk-other"}, tmp_path, tmp_path / "project"))
-    assert hidden[-1].status == "ok"  # the file's token goes over the shell's
+    assert (hidden[-1].status, hidden[-1].fix) == ("failed", "unset ANTHROPIC_AUTH_TOKEN")
 
 
 async def test_the_key_is_kept_printed_and_known_to_the_gateway(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_circuits import put_circuit
 from tests.cli.test_cli import Shell, proxyctl
 from tests.support.daemon import running_daemon
+from tests.support.rows import put_circuit
 from tests.support.terminal import on_a_terminal
 
 NOWHERE = "http://127.0.0.1:9"
@@ -26,7 +26,8 @@ async def test_a_healthy_daemon_has_nothing_to_mend(tmp_path: Path) -> None:
         assert {check["status"] for check in found.values()} <= {"ok", "skipped"}, found
         assert shell.token not in done.out
 
-        key = json.loads((await shell("users", "create", "alice", "-o", "json")).out)
+        await shell("users", "create", "alice")
+        key = json.loads((await shell("keys", "create", "alice", "--name", "laptop", "-o", "json")).out)
         await put_circuit(daemon, key["id"])
         token = (await shell("tokens", "create", "ci", "--scope", "system:read", "--expires", "1d", "-q")).out.strip()
         few = await shell("doctor", "-o", "json", PROXY_ADMIN_TOKEN=token, ANTHROPIC_BASE_URL=f"{daemon.url}/v1")

@@ -11,29 +11,29 @@ import asyncio
 import itertools
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import pytest
 
-from daemon.store.tables import compatibility
 from proxyctl.main import tree
-from tests.cli.test_circuits import put_circuit, put_row
 from tests.support.command_line import command_line
 from tests.support.daemon import ADMIN_PASSWORD, RunningDaemon, running_daemon
+from tests.support.rows import put_circuit, put_learned
 from tests.support.simulator import running_bedrock, running_simulator
 
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 ELSEWHERE = {  # what no transcript can show, and where it is tested
-    "serve": "tests/e2e",
-    "daemon run": "tests/e2e",
-    "demo": "tests/e2e",
+    "serve": "tests/drill/rig.py",
+    "daemon run": "tests/cli/test_pricing.py",
+    "demo": "tests/cli/test_cli.py",
 }
+_LONGEST = 60.0  # seconds of a command
 _ASK = """
 import json, sys, urllib.error, urllib.request
 model = sys.argv[3] if len(sys.argv) > 3 else "claude-opus-5-5"
@@ -98,9 +98,10 @@ async def test_a_session_prints_what_its_transcript_says(
 
 
 def test_every_command_is_in_a_transcript() -> None:
-    text = "\n".join(file.read_text() for file in FILES)
-    missing = [name for name in leaves() if not re.search(rf"\bproxyctl {name}\b", text) and name not in ELSEWHERE]
-    assert not missing
+    typed = "\n".join(command for file in FILES for _, command in steps(file.read_text()))
+    missing = {name for name in leaves() if not re.search(rf"\bproxyctl {name}\b", typed)}
+    assert missing == set(ELSEWHERE)
+    assert all(Path(place).exists() for place in ELSEWHERE.values())
 
 
 async def a_circuit(daemon: RunningDaemon) -> None:
@@ -111,22 +112,6 @@ async def a_circuit(daemon: RunningDaemon) -> None:
         [key] = (await client.get("/admin/access-keys")).json()["items"]
     await put_circuit(daemon, key["id"])
     await put_learned(daemon)
-
-
-async def put_learned(daemon: RunningDaemon) -> str:
-    now = datetime.now(UTC)
-    return await put_row(
-        daemon,
-        compatibility,
-        provider="bedrock",
-        region="eu-west-1",
-        model="eu.anthropic.claude-opus-5-5",
-        kind="field",
-        value="context_management",
-        reason="context_management: Extra inputs are not permitted",
-        learned_at=now,
-        expires_at=now + timedelta(days=1),
-    )
 
 
 def leaves() -> list[str]:
@@ -185,6 +170,11 @@ class Shell:
         out, err, step = (self._streams[name] for name in ("out", "err", "step"))
         self._asked.write(f". {step} >{out} 2>{err} </dev/null; echo $?\n")
         self._asked.flush()
+        if not select.select([self._answers], [], [], _LONGEST)[0]:
+            self._process.kill()
+            raise AssertionError(
+                f"{command}: not done after {_LONGEST:g} s; so far: {out.read_text()} {err.read_text()}"
+            )
         code = int(self._answers.readline())
         shown = [*out.read_text().splitlines(), *(f"! {line}".rstrip() for line in err.read_text().splitlines())]
         if code:

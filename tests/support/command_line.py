@@ -90,6 +90,8 @@ def _become(call: dict[str, Any], streams: list[int]) -> None:
         os.dup2(stream, standard)
         os.close(stream)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(call["environment"])
     os.chdir(call["directory"])
