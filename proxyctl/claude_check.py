@@ -218,7 +218,7 @@ def _credential(here: Machine) -> Finding:
     if here.variables.get(_API_KEY) and not here.variables[_API_KEY].startswith("ak_"):
         detail = f"{here.origin(_API_KEY)} goes out beside {mask(key)}, and is what the plan is asked with"
         return Finding("credential", "warning", detail, here.without(_API_KEY))
-    how = "in the address, your own Claude login beside it" if by_url else "as the credential"
+    how = "in the address, beside your own Claude login (claude /login)" if by_url else "as the credential"
     return Finding("credential", "ok", f"{mask(key)} {how}")
 
 

@@ -62,6 +62,15 @@ def kept_for(helper: object) -> str | None:
     return words[4] if ours else None
 
 
+def is_ours(text: str) -> bool:
+    """Whether settings point to a gateway already: they hold an access key, or a helper of ours."""
+    settings = parse(text)
+    if isinstance(settings, Invalid) or not isinstance(env := settings.get("env") or {}, dict):
+        return False
+    has_key = str(env.get("ANTHROPIC_AUTH_TOKEN")).startswith("ak_") or "/ak/" in str(env.get("ANTHROPIC_BASE_URL"))
+    return has_key or kept_for(settings.get("apiKeyHelper")) is not None
+
+
 def user_settings(environment: Mapping[str, str], home: Path) -> Path:
     """The user's settings file, where Claude Code looks for it."""
     return Path(environment.get("CLAUDE_CONFIG_DIR") or home / ".claude") / "settings.json"

@@ -4,6 +4,7 @@ import email.utils
 import ipaddress
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -195,6 +196,8 @@ class AdminClient:
             return UnreachableError(f"the certificate of {self.server} is not trusted: {text}", hint=hint)
         if "refused" in text:
             text = "it refused the connection"
+        if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
+            return UnreachableError(f"{self.server} does not speak TLS", hint=self.server.replace("https:", "http:", 1))
         hint = "is it running?  start it with: proxyctl serve      or pass --server / set PROXY_SERVER"
         return UnreachableError(f"daemon at {self.server} cannot be reached: {text}", hint=hint)
 
@@ -206,7 +209,7 @@ class AdminClient:
             )
         document = document or {}
         error = document.get("error")
-        if not isinstance(error, dict):
+        if not isinstance(error, dict) or (status == 404 and "field" not in error):
             return self._stranger(status, "a reason")
         kind = BY_STATUS.get(status, CliError)
         hint = None
@@ -214,6 +217,8 @@ class AdminClient:
             hint = "sign in with: proxyctl auth login      or set PROXY_ADMIN_TOKEN"
             if abs(skew := clock_ahead(answer) or 0.0) > _SKEW:
                 hint += f"\n       this machine's clock is {skew:+.0f} s from the daemon's: a token may seem expired"
+        elif status == 403 and (lacks := re.search(r"lacks the scope (\S+)", str(error.get("message")))):
+            hint = f"a token that may:  proxyctl tokens create NAME --scope {lacks[1]} …"
         elif error.get("type") == "secret_already_shown":
             hint = (
                 "a key: --if-exists rotate, or proxyctl keys rotate …      a token: proxyctl tokens revoke … and create"

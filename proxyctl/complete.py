@@ -42,6 +42,10 @@ def keys(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offered(ctx, incomplete, "keys", ask)
 
 
+def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _offered(ctx, incomplete, "tokens", lambda c: [token["name"] for token in _first(c, "/admin/tokens")])
+
+
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offered(
         ctx, incomplete, "models", lambda c: sorted({row["claude_model"] for row in _first(c, "/admin/model-mappings")})

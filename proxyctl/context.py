@@ -98,7 +98,8 @@ class Cli:
     def client(self) -> "AdminClient":
         """A client that is signed in."""
         if self.token is None:
-            raise AuthError("not signed in", hint="proxyctl auth login      or set PROXY_ADMIN_TOKEN")
+            where = f"{self.server} (profile {self.profile.value})"
+            raise AuthError(f"not signed in to {where}", hint="proxyctl auth login      or set PROXY_ADMIN_TOKEN")
         return self.new_client(self.token.secret)
 
     def new_client(self, token: str | None, *, server: str | None = None, allow_http: bool = False) -> "AdminClient":

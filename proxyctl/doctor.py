@@ -14,13 +14,14 @@ from proxyctl.claude_check import judge, machine
 from proxyctl.client import clock_ahead
 from proxyctl.context import Cli
 from proxyctl.errors import AuthError, CliError
-from proxyctl.findings import Finding
+from proxyctl.findings import Finding, Status
 from proxyctl.output import dollars
 from proxyctl.resolve import find_key
 
 _SKEW = 30.0  # seconds
 _SOON = 300.0  # seconds until the token ends
 _AT_ONCE = 6
+_LOOK_AT_ERRORS = "proxyctl usage records --errors      proxyctl usage records --request-id …"
 _MODELS = 20  # that are looked up
 
 
@@ -59,7 +60,7 @@ def examine(cli: Cli, deep: str | None = None) -> list[Finding]:
         daemon = Daemon(cli)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             rest = list(pool.map(lambda named: _guarded(named[0], named[1], daemon), checks))
-    return [*first, *rest, _claude_code()]
+    return [*first, *rest, _claude_code(cli)]
 
 
 def _guarded(name: str, check: Check, daemon: Daemon) -> Finding:
@@ -155,10 +156,18 @@ def _models(daemon: Daemon) -> Finding:
     return Finding("models", "ok", f"{len(names)} seen this week, each has a Bedrock model")
 
 
-def _plan(daemon: Daemon) -> Finding:
-    """What it would be asked with; whether it answers, the circuits say."""
-    login = "the company's key" if daemon.facts["plan_api_key_set"] else "each developer's own login"
-    return Finding("plan", "ok", f"{daemon.facts['plan_api_url']} with {login}")
+def _traffic(daemon: Daemon) -> Finding:
+    """Whether the providers answer, as the requests of the last hour saw it: none is made for this."""
+    rows = daemon.client.get("/admin/system/stats", minutes=60)["by_provider"]
+    if not rows:
+        login = "the company's key" if daemon.facts["plan_api_key_set"] else "each developer's own login"
+        detail = f"no request in the last hour; the plan is {daemon.facts['plan_api_url']} with {login}, not tried"
+        return Finding("providers", "skipped", detail)
+    told = ", ".join(f"{row['name']} failed {row['errors']} of {row['requests']}" for row in rows)
+    status: Status = "ok"
+    if any(2 * row["errors"] >= row["requests"] for row in rows):
+        status = "failed" if all(row["errors"] == row["requests"] for row in rows) else "warning"
+    return Finding("providers", status, f"in the last hour {told}", None if status == "ok" else _LOOK_AT_ERRORS)
 
 
 def _circuits(daemon: Daemon) -> Finding:
@@ -166,7 +175,7 @@ def _circuits(daemon: Daemon) -> Finding:
     if open_ones:
         told = ", ".join(f"{row['provider']} ({row['last_failure']})" for row in open_ones[:3])
         return Finding("circuits", "warning", f"{len(open_ones)} open: {told}", "proxyctl circuits list")
-    return Finding("circuits", "ok", "none is open: the providers answer")
+    return Finding("circuits", "ok", "none is open")
 
 
 def _ledger(daemon: Daemon) -> Finding:
@@ -188,16 +197,18 @@ def _bedrock(daemon: Daemon, *, key: str) -> Finding:
     return Finding("bedrock", "failed", f"{tested['message']} ({cost})", f"proxyctl bedrock-keys set {key} …")
 
 
-def _claude_code() -> Finding:
+def _claude_code(cli: Cli) -> Finding:
     """What Claude Code would do when it is started here; the worst of what is found."""
     here = machine(os.environ, Path.home(), Path.cwd())
     if not here.base:
         return Finding("claude code", "skipped", "ANTHROPIC_BASE_URL is not set here")
     order = ("failed", "warning", "skipped", "ok")
     worst = min(judge(here), key=lambda finding: order.index(finding.status))
-    if worst.status == "ok":
-        return Finding("claude code", "ok", f"would use {here.server}")
-    return replace(worst, name="claude code")
+    if worst.status != "ok":
+        return replace(worst, name="claude code")
+    if here.server != cli.server.rstrip("/"):
+        return Finding("claude code", "warning", f"would use {here.server}, another gateway", "proxyctl claude check")
+    return Finding("claude code", "ok", f"would use {here.server}")
 
 
 CHECKS: list[tuple[str, Check]] = [
@@ -205,7 +216,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("database", _database),
     ("prices", _prices),
     ("models", _models),
-    ("plan", _plan),
+    ("providers", _traffic),
     ("circuits", _circuits),
     ("ledger", _ledger),
 ]

@@ -9,6 +9,7 @@ from proxyctl.manifest import AccessKey, BedrockKey, ModelMapping, SecretSource,
 from proxyctl.manifest_state import Handle, State, budget_fields
 
 _BUDGET = ("budget_usd", "budget_period")
+_BEDROCK_API_KEYS = ("ABSK", "bedrock-api-key-")
 _NEEDED = {"api_key": "api_key", "iam": "aws_secret_access_key"}
 Secrets = Mapping[str, Mapping[str, str]]
 
@@ -29,12 +30,20 @@ def found_secrets(steps: tuple[Step, ...]) -> Secrets:
             missing.append(f"{step.name}: the manifest does not say where the secret of its Bedrock key is")
         for name, source in step.wanted.secrets.items():
             try:
-                secrets.setdefault(step.name, {})[name] = _secret(source)
+                secrets.setdefault(step.name, {})[name] = _checked(name, _secret(source), source)
             except UsageError as error:
                 missing.append(f"{step.name}: {error.message}")
     if missing:
-        raise UsageError("\n       ".join(["nothing was changed, secrets are missing:", *missing]))
+        raise UsageError("\n       ".join(["nothing was changed, secrets are missing or wrong:", *missing]))
     return secrets
+
+
+def _checked(name: str, secret: str, source: SecretSource) -> str:
+    """What the daemon would refuse for its form is refused before the first change."""
+    if name == "api_key" and not secret.startswith(_BEDROCK_API_KEYS):
+        expected = " or ".join(f"{prefix}…" for prefix in _BEDROCK_API_KEYS)
+        raise UsageError(f"{source.form} {source.place}: is no Bedrock API key, expected {expected}")
+    return secret
 
 
 def _secret(source: SecretSource) -> str:

@@ -122,7 +122,7 @@ class Printer:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([title.lower().replace(" ", "_") for title, _ in columns])
-        writer.writerows([[_inert(clean(value(item))) for _, value in columns] for item in items])
+        writer.writerows([[_inert(_cell(value(item))) for _, value in columns] for item in items])
         sys.stdout.write(buffer.getvalue())
 
     def _lines(self, lines: Any) -> None:
@@ -154,6 +154,11 @@ def clean(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _CONTROL.sub("", str(value))
+
+
+def _cell(value: object) -> str:
+    """A cell for a spreadsheet: what is not there is empty."""
+    return "" if value is None else clean(value)
 
 
 def without_keys(text: str) -> str:

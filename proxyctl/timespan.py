@@ -34,6 +34,24 @@ def day_after(text: str) -> str:
     raise UsageError(f"--to {text!r}: expected a date such as 2026-11-30, or use --until")
 
 
+def expiry(text: str, now: datetime, *, option: str = "--expires") -> str | None:
+    """The instant that a span, an instant or `never` means; None is never."""
+    if text == "never":
+        return None
+    match = _SPAN.fullmatch(text)
+    if match is not None:
+        try:
+            return (now + timedelta(**{_UNITS[match[2]]: int(match[1])})).replace(microsecond=0).isoformat()
+        except OverflowError:
+            raise UsageError(f"{option} {text!r} is after the calendar ends") from None
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    except ValueError:
+        pass
+    raise UsageError(f"{option} {text!r}: expected 90d, 12h, 4w, an instant with a zone, or never")
+
+
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _STEPS = ((86_400 * 2, 86_400, "days"), (3600 * 2, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
 

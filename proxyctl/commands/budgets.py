@@ -50,7 +50,15 @@ def budget_line(budget: dict[str, Any]) -> str:
     shown = {title: value(budget) for title, value in COLUMNS}
     if shown["budget"] is None:
         return f"none; {shown['spent']} spent this period"
-    return f"{shown['spent']} of {shown['budget']} {shown['period']} spent, resets {shown['resets at']}"
+    line = f"{shown['spent']} of {shown['budget']} {shown['period']} spent, resets {shown['resets at']}"
+    return f"{line}. {_counts(budget)}"
+
+
+def _counts(budget: dict[str, Any]) -> str:
+    """What is counted: not what the plan serves, unless it is asked for."""
+    if budget["scope"] == "all":
+        return "It counts all that is served."
+    return "It counts what Amazon Bedrock serves (PROXY_BUDGET_SCOPE=bedrock)."
 
 
 @register(group, "list")
@@ -104,7 +112,7 @@ def _change(cli: Cli, user: str, wanted: dict[str, Any]) -> None:
     after = cli.client.put(path, wanted, version=before["version"])
     result = "unchanged" if after["version"] == before["version"] else "updated"
     limit = _money("budget_usd")(after)
-    shown = f"{limit} {after['period']}" if limit else "none"
-    cli.tell(f"{result.capitalize()} budget of {after['user_name']}: {shown}.")
+    shown = f"{limit} {after['period']}. {_counts(after)}" if limit else "none."
+    cli.tell(f"{result.capitalize()} budget of {after['user_name']}: {shown}")
     if cli.printer.form or cli.options.query:
         cli.printer.item(after | {"result": result}, COLUMNS, name="user_id")

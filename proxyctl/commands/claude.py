@@ -1,6 +1,7 @@
 """`proxyctl claude`: Claude Code on this machine."""
 
 import os
+import re
 import shutil
 import stat
 import sys
@@ -10,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from proxyctl.claude_settings import LARGEST, Invalid, helper_command, kept_for, merge, user_settings, variables
+from proxyctl.claude_settings import (
+    LARGEST,
+    Invalid,
+    helper_command,
+    is_ours,
+    kept_for,
+    merge,
+    user_settings,
+    variables,
+)
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
 from proxyctl.errors import AuthError, CliError, ExitCode, UsageError
@@ -53,7 +63,7 @@ def setup(
 ) -> None:
     """Send Claude Code to the gateway: merge its address and your access key into its settings.
 
-    All other settings stay. The file as it was is kept beside it. No admin token is needed.
+    All other settings stay. The file as it was before the first time is kept beside it. No admin token is needed.
 
     Example: proxyctl claude setup --server https://proxy.example --key-file key.txt
 
@@ -66,6 +76,8 @@ def setup(
     if insecure_storage and not api_key_helper:
         raise UsageError("--insecure-storage goes with --api-key-helper")
     server = _server(cli)
+    if cli.setting("server").source == "built in":
+        cli.tell(f"No --server: Claude Code will ask {server}.")
     key = _access_key(cli, key_file, from_env)
     file = user_settings(os.environ, Path.home()) if settings is None else settings.expanduser()
     target = Path(os.path.realpath(file))  # a link stays, what it points to is written
@@ -77,7 +89,7 @@ def setup(
         raise CliError(f"{target}: {merged}; the file was left as it is", hint="correct it, then run this again")
     changed = (*_keep(cli, server, key, merged.helper, helper, insecure=insecure_storage), *merged.changed)
     if merged.changed and not cli.dry_run:
-        _write(target, merged.text, before)
+        _write(target, merged.text, before, is_secret=not api_key_helper)
     result = "unchanged" if not changed else "created" if before is None else "updated"
     shown = {f"env.{name}": value for name, value in wanted.items()} | {"apiKeyHelper": helper}
     for name in merged.changed:
@@ -165,7 +177,7 @@ def _server(cli: Cli, *, allow_http: bool = False) -> str:
 
 
 def _access_key(cli: Cli, key_file: str | None, from_env: str | None) -> str:
-    from daemon.core.identity import looks_like_access_key
+    from daemon.core.identity import looks_like_access_key, mask
     from proxyctl.credentials import read_secret_file
 
     if key_file and from_env:
@@ -180,9 +192,12 @@ def _access_key(cli: Cli, key_file: str | None, from_env: str | None) -> str:
         key = getpass.getpass("Access key: ")
     else:
         raise UsageError("no access key: nobody can be asked", hint="--key-file PATH, - for stdin, or --from-env NAME")
-    if not looks_like_access_key(key.strip()):
+    key = key.strip()
+    if re.fullmatch("ak_[0-9A-Za-z]{49}", key) and not looks_like_access_key(key):
+        raise UsageError(f"{mask(key)} is mistyped: its checksum is wrong", hint="copy it again, whole")
+    if not looks_like_access_key(key):
         raise UsageError("that is no access key: expected ak_ and 49 letters and digits, copied whole")
-    return key.strip()
+    return key
 
 
 def _text(path: Path) -> str | None:
@@ -202,13 +217,16 @@ def _text(path: Path) -> str | None:
         raise CliError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _write(path: Path, text: str, before: str | None) -> None:
-    """Replace the file at once, whole, with the mode it had; first keep what it held."""
+def _write(path: Path, text: str, before: str | None, *, is_secret: bool) -> None:
+    """Replace the file at once, whole; first keep what it held, unless that came from us.
+
+    It keeps its mode, but for a file with a key in it, which is for nobody else.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = 0o600 if before is None else stat.S_IMODE(path.stat().st_mode)
-        if before is not None:
-            _replace(path.with_name(f"{path.name}.backup"), before, mode)
+        mode = 0o600 if before is None or is_secret else stat.S_IMODE(path.stat().st_mode)
+        if before is not None and not is_ours(before):
+            _replace(path.with_name(f"{path.name}.backup"), before, 0o600)
         _replace(path, text, mode)
     except OSError as error:
         raise CliError(f"{path} cannot be written: {error.strerror}; it was left as it is") from error

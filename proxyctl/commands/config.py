@@ -79,7 +79,7 @@ def use_profile(
     cli: Cli, name: Annotated[str, typer.Argument(help="Its name.", autocompletion=complete.profiles)]
 ) -> None:
     """Use a profile from now on, where neither --profile nor PROXY_PROFILE says otherwise."""
-    if profiles.checked_name(name) not in cli.profiles.profiles:
+    if profiles.checked_name(name) not in cli.profiles.profiles and name != profiles.DEFAULT_PROFILE:
         known = ", ".join(cli.profiles.profiles) or "none"
         hint = f"proxyctl config set server URL --profile {name}"
         raise NotFoundError(f"there is no profile {name!r} (there are: {known})", hint=hint)

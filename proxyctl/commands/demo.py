@@ -53,6 +53,8 @@ def register_commands(app: typer.Typer) -> None:
             _overload(demo.plan_url)
             _stream(demo.url, key)
             _show_usage(cli, demo, requests=2)
+            if once:
+                return
             cli.tell(
                 "\nPoint Claude Code at it:\n"
                 f"  export ANTHROPIC_BASE_URL={demo.url}\n"
@@ -60,12 +62,13 @@ def register_commands(app: typer.Typer) -> None:
                 "  claude -p 'hello'\n"
                 "Look around as its admin:\n"
                 f"  export PROXY_SERVER={demo.url} PROXY_ADMIN_TOKEN={demo.token}\n"
-                "  proxyctl usage records      proxyctl models resolve claude-opus-5-5      proxyctl circuits list"
+                "  proxyctl usage records      proxyctl models resolve claude-opus-5-5      proxyctl circuits list\n"
+                "Or start a daemon of your own against the simulated Anthropic:\n"
+                f"  PROXY_PLAN_API_URL={demo.plan_url} PROXY_PLAN_API_KEY=simulated proxyctl serve"
             )
-            if not once:
-                cli.tell("\nRunning until Ctrl-C.")
-                signal.sigwait({signal.SIGINT, signal.SIGTERM})
-                cli.tell("\nStopping.")
+            cli.tell("\nRunning until Ctrl-C.")
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            cli.tell("\nStopping.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`proxyctl keys`."""
 
 import re
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from proxyctl.context import Cli
 from proxyctl.errors import ConflictError, NotFoundError, UsageError
 from proxyctl.output import column
 from proxyctl.reveal import Emit, check_output_file, deliver, rendered
+from proxyctl.timespan import expiry
 
 group = new_group("Access keys: what Claude Code authenticates with.")
 
@@ -60,10 +62,16 @@ def list_keys(
 
 @register(group, "get")
 def get_key(cli: Cli, key: KeyArgument) -> None:
-    """One key."""
+    """One key, with its limits."""
     from proxyctl.resolve import find_key
 
-    cli.printer.item(find_key(cli.client, key), COLUMNS)
+    more = [
+        column("old secret until", "previous_expires_at"),
+        column("requests per minute", "limit_requests_per_minute"),
+        column("tokens per minute", "limit_tokens_per_minute"),
+        column("concurrent", "limit_concurrent_requests"),
+    ]
+    cli.printer.item(find_key(cli.client, key), [*COLUMNS, *more])
 
 
 @register(group, "create")
@@ -72,7 +80,7 @@ def create_key(
     user: UserArgument,
     name: Annotated[str, typer.Option("--name", help="Unique among the user's keys.")] = "default",
     expires_at: Annotated[
-        str | None, typer.Option("--expires-at", help="RFC 3339, such as 2027-01-01T00:00:00Z.")
+        str | None, typer.Option("--expires-at", help="90d, 12h, 4w, or an instant such as 2027-01-01T00:00:00Z.")
     ] = None,
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,
@@ -93,7 +101,7 @@ def create_key(
     check_output_file(output_file)
     owner = find_user(cli.client, user)
     limits = _limits(requests_per_minute, tokens_per_minute, concurrent)
-    body = {"name": name} | ({"expires_at": expires_at} if expires_at else {}) | limits
+    body = {"name": name} | ({"expires_at": _expiry(expires_at)} if expires_at else {}) | limits
     try:
         key = cli.client.post(f"/admin/users/{owner['id']}/access-keys", body)
     except ConflictError as error:
@@ -114,7 +122,7 @@ def update_key(
     cli: Cli,
     key: KeyArgument,
     name: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
-    expires_at: Annotated[str | None, typer.Option("--expires-at", help="RFC 3339, or none.")] = None,
+    expires_at: Annotated[str | None, typer.Option("--expires-at", help="90d, 12h, 4w, an instant, or never.")] = None,
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,
     concurrent: Concurrent = None,
@@ -129,7 +137,7 @@ def update_key(
     if name is not None:
         body["name"] = name
     if expires_at is not None:
-        body["expires_at"] = None if expires_at == "none" else expires_at
+        body["expires_at"] = _expiry("never" if expires_at == "none" else expires_at)
     if not body:
         raise UsageError("nothing to change", hint="proxyctl keys update --help")
     found = find_key(cli.client, key)
@@ -147,11 +155,19 @@ def rotate_key(
     output_file: OutputFile = None,
     emit: EmitAs = Emit.KEY,
 ) -> None:
-    """Give a key a new secret; id, name and usage stay."""
+    """Give a key a new secret; id, name and usage stay.
+
+    Only one old secret works beside the new one: rotating again within the grace ends the one before at once.
+
+    Example: proxyctl keys rotate alice/laptop --grace 1h --output-file laptop.key
+    """
     from proxyctl.resolve import find_key
 
     check_output_file(output_file)
     found = find_key(cli.client, key)
+    ends = found["previous_expires_at"]
+    if ends is not None and datetime.fromisoformat(ends) > datetime.now(UTC):
+        cli.tell(f"The secret before the last rotation, which would have worked until {ends}, ends now.")
     rotated = cli.client.post(f"/admin/access-keys/{found['id']}/rotate", {"grace_seconds": seconds(grace)})
     _reveal(cli, rotated, output_file, emit)
 
@@ -185,6 +201,10 @@ def _limits(requests: int | None, tokens: int | None, concurrent: int | None) ->
         "limit_concurrent_requests": concurrent,
     }
     return {name: value or None for name, value in given.items() if value is not None}
+
+
+def _expiry(text: str) -> str | None:
+    return expiry(text, datetime.now(UTC), option="--expires-at")
 
 
 def seconds(text: str) -> int:

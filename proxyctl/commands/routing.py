@@ -35,7 +35,9 @@ def get_strategy(cli: Cli, user: UserArgument) -> None:
 
 @register(group, "set")
 def set_strategy(
-    cli: Cli, user: UserArgument, strategy: Annotated[str, typer.Argument(help=f"{', '.join(STRATEGIES)}.")]
+    cli: Cli,
+    user: UserArgument,
+    strategy: Annotated[str, typer.Argument(help=f"{', '.join(STRATEGIES)}.", autocompletion=lambda: list(STRATEGIES))],
 ) -> None:
     """Set a user's strategy; it counts from the next request on.
 

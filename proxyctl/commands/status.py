@@ -27,6 +27,7 @@ def register_commands(app: typer.Typer) -> None:
 
         Example: proxyctl status -o json --query facts.circuits_open
         """
+        cli.new_client(None).raw("GET", "/healthz", None)  # whether it is up can be said without a sign-in
         system = cli.client.get("/admin/system/status")
         top = cli.client.get("/admin/usage/top-users", period="month", limit=_MOST)["items"]
         month = cli.client.get("/admin/usage", period="month")["totals"]

@@ -1,17 +1,18 @@
 """`proxyctl tokens`."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from proxyctl import complete
 from proxyctl.command import new_group, register
 from proxyctl.commands.users import IfMissing
 from proxyctl.context import Cli
 from proxyctl.errors import ConflictError, NotFoundError, UsageError
 from proxyctl.output import column
 from proxyctl.reveal import check_output_file, deliver
+from proxyctl.timespan import expiry
 
 group = new_group("Service tokens: what CI signs in with.")
 
@@ -24,8 +25,6 @@ COLUMNS = [
     column("expires", "expires_at"),
     column("id"),
 ]
-_SPAN = re.compile(r"(\d{1,5})([hdw])")
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 @register(group, "list")
@@ -74,7 +73,10 @@ def create_token(
 @register(group, "revoke")
 def revoke_token(
     cli: Cli,
-    name: Annotated[str, typer.Argument(help="The token's name, id, or the prefix that is shown of it.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="The token's name, id, or the prefix that is shown of it.", autocompletion=complete.tokens),
+    ],
     if_missing: Annotated[
         IfMissing, typer.Option("--if-missing", help="When there is no such token.")
     ] = IfMissing.FAIL,
@@ -91,24 +93,6 @@ def revoke_token(
     cli.tell(f"Revoked token {found['name']}.")
     if cli.printer.form or cli.options.query:
         cli.printer.item(revoked | {"result": "revoked"}, COLUMNS)
-
-
-def expiry(text: str, now: datetime) -> str | None:
-    """The instant that a span, an instant or `never` means; None is never."""
-    if text == "never":
-        return None
-    match = _SPAN.fullmatch(text)
-    if match is not None:
-        try:
-            return (now + timedelta(**{_UNITS[match[2]]: int(match[1])})).replace(microsecond=0).isoformat()
-        except OverflowError:
-            raise UsageError(f"--expires {text!r} is after the calendar ends") from None
-    try:
-        if datetime.fromisoformat(text).tzinfo is not None:
-            return text
-    except ValueError:
-        pass
-    raise UsageError(f"--expires {text!r}: expected 90d, 12h, 4w, an instant with a zone, or never")
 
 
 def _find(cli: Cli, wanted: str) -> dict[str, Any] | None:

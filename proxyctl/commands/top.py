@@ -27,6 +27,7 @@ COLUMNS: list[Column] = [
     ("cost", lambda row: dollars(row["total"]["cost_nano_usd"])),
     column("version"),
 ]
+_ROWS = 20
 _HEAD = 4  # lines above the groups
 _GROUPS = (("user", "by_user"), ("model", "by_model"), ("provider", "by_provider"))
 
@@ -49,8 +50,12 @@ def register_commands(app: typer.Typer) -> None:
 
         if cli.printer.form not in (None, "table") or cli.options.query:
             cli.printer.item(ask(), COLUMNS, name="version")
-        elif once or not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM") == "dumb":
+        elif not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
             sys.stdout.write(_plain(ask()))
+        elif once or not sys.stdin.isatty():
+            from rich.console import Console
+
+            Console().print(_frame(ask(), cli.server, None, _ROWS))
         else:
             _watch(cli, ask, interval)
 

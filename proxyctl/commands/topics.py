@@ -73,7 +73,10 @@ Quote the request id when you ask for help: the daemon's log has the rest.""",
 
 def register_commands(app: typer.Typer) -> None:
     @register(app, "help")
-    def show_topic(cli: Cli, topic: Annotated[str, typer.Argument(help=", ".join(TOPICS))] = "") -> None:
+    def show_topic(
+        cli: Cli,
+        topic: Annotated[str, typer.Argument(help=", ".join(TOPICS), autocompletion=lambda: list(TOPICS))] = "",
+    ) -> None:
         """Help on a topic: environment, exit-codes, output, manifest, errors."""
         if not topic:
             cli.tell(f"topics: {', '.join(TOPICS)}      every command has --help, proxyctl --help lists them")

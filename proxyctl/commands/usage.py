@@ -26,7 +26,7 @@ from proxyctl.commands.usage_options import (
     span,
 )
 from proxyctl.context import Cli
-from proxyctl.errors import UsageError
+from proxyctl.errors import NotFoundError, UsageError
 from proxyctl.output import Column, bar, clean, column, dollars
 
 group = new_group("Usage and cost.")
@@ -156,6 +156,8 @@ def records(
     query = span(since, until, to) | narrowed(cli, user, key, provider, model, team)
     query |= {"session_id": session, "request_id": request_id, "errors": errors, "limit": limit, "cursor": cursor}
     document = cli.client.get("/admin/usage/records", **query)
+    if request_id and not document["items"]:
+        raise NotFoundError(f"no request {request_id!r} in the ledger", hint="proxyctl usage records")
     cli.printer.rows(document, RECORDS, name="request_id")
     if request_id and not cli.printer.wants_document:
         for entry in document["items"]:

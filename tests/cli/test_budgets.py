@@ -19,7 +19,8 @@ async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
 async def test_a_budget_is_set_shown_and_taken_away(shell: Shell) -> None:
     assert (await shell("users", "create", "alice")).code == 0
     done = await shell("budgets", "set", "alice", "250.50", "--period", "weekly")
-    assert (done.code, done.err) == (0, "Updated budget of alice: $250.50 weekly.\n")
+    counts = "It counts what Amazon Bedrock serves (PROXY_BUDGET_SCOPE=bedrock)."
+    assert (done.code, done.err) == (0, f"Updated budget of alice: $250.50 weekly. {counts}\n")
     again = await shell("budgets", "set", "alice", "250.50", "-o", "json")
     assert json.loads(again.out)["result"] == "unchanged"
     assert (await shell("budgets", "list")).out.split("\t")[:4] == ["alice", "-", "$250.50", "weekly"]

@@ -72,13 +72,15 @@ def test_what_cannot_be_merged_without_loss_is_refused_with_its_place(
     assert reason in refused.reason
 
 
-def _setup(monkeypatch: pytest.MonkeyPatch, settings: Path, *, dry_run: bool = False) -> None:
+def _setup(monkeypatch: pytest.MonkeyPatch, settings: Path, *, dry_run: bool = False, own_login: bool = False) -> None:
     monkeypatch.setenv("THE_KEY", ACCESS_KEY)
     options = Options(server="https://proxy.example", dry_run=dry_run)
-    setup(Cli(options), from_env="THE_KEY", settings=settings, own_login=False)
+    setup(Cli(options), from_env="THE_KEY", settings=settings, own_login=own_login)
 
 
-def test_setup_keeps_a_link_the_mode_and_a_backup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_setup_keeps_a_link_and_a_backup_and_a_file_with_a_key_is_private(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     real, link = tmp_path / "real.json", tmp_path / "settings.json"
     real.write_text('{"model": "opus"}')
     real.chmod(0o640)
@@ -86,8 +88,10 @@ def test_setup_keeps_a_link_the_mode_and_a_backup(monkeypatch: pytest.MonkeyPatc
     _setup(monkeypatch, link)
     assert link.is_symlink()
     assert json.loads(real.read_text())["env"]["ANTHROPIC_AUTH_TOKEN"] == ACCESS_KEY
-    assert real.stat().st_mode & 0o777 == 0o640
-    assert (tmp_path / "real.json.backup").read_text() == '{"model": "opus"}'
+    _setup(monkeypatch, link, own_login=True)
+    for file in (real, tmp_path / "real.json.backup"):
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "real.json.backup").read_text() == '{"model": "opus"}'  # as it was before the first time
     assert sorted(file.name for file in tmp_path.iterdir()) == ["real.json", "real.json.backup", "settings.json"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.core.identity import make_access_key
 from proxyctl.claude_check import judge, machine
-from proxyctl.claude_settings import Merged, helper_command, merge, variables
+from proxyctl.claude_settings import Merged, helper_command, kept_for, merge, variables
 from tests.cli.test_cli import proxyctl
 from tests.support.daemon import running_daemon
 
@@ -91,6 +91,7 @@ def test_a_file_that_is_broken_or_open_to_others_is_named(tmp_path: Path) -> Non
 def test_a_helper_takes_the_token_away_and_goes_with_it(tmp_path: Path) -> None:
     helper = helper_command("/opt/my tools/proxyctl", SERVER)
     assert helper == "'/opt/my tools/proxyctl' claude key --server https://gateway.example"
+    assert kept_for(helper) == SERVER
     first = merge(json.dumps({"model": "opus", "env": GOOD}), variables(None, SERVER, own_login=False), helper)
     assert isinstance(first, Merged)
     assert json.loads(first.text) == {"model": "opus", "env": {"ANTHROPIC_BASE_URL": SERVER}, "apiKeyHelper": helper}
@@ -107,6 +108,15 @@ def test_a_helper_takes_the_token_away_and_goes_with_it(tmp_path: Path) -> None:
     write(tmp_path / ".claude/settings.json", env={"ANTHROPIC_BASE_URL": SERVER}, apiKeyHelper="vault read key")
     hidden = judge(machine({"ANTHROPIC_AUTH_TOKEN": "sk-other"}, tmp_path, tmp_path / "project"))
     assert (hidden[-1].status, hidden[-1].fix) == ("failed", "unset ANTHROPIC_AUTH_TOKEN")
+
+
+@pytest.mark.parametrize("helper", [5, "echo " + KEY, "proxyctl claude key --server 'unclosed"])
+def test_a_helper_that_is_not_ours_is_shown_without_a_key_in_it(helper: object, tmp_path: Path) -> None:
+    write(tmp_path / ".claude/settings.json", env={"ANTHROPIC_BASE_URL": SERVER}, apiKeyHelper=helper)
+    credential = judge(machine({}, tmp_path, tmp_path / "project"))[-1]
+    assert credential.status == ("ok" if isinstance(helper, str) else "failed")
+    assert KEY not in credential.detail
+    assert kept_for(helper) is None
 
 
 async def test_the_key_is_kept_printed_and_known_to_the_gateway(tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.test_cli import Shell, proxyctl
@@ -12,8 +17,33 @@ from tests.support.rows import put_circuit
 from tests.support.terminal import on_a_terminal
 
 NOWHERE = "http://127.0.0.1:9"
-NAMES = ["configuration", "server", "token", "versions", "database", "prices", "models", "plan", "circuits", "ledger",
+NAMES = ["configuration", "server", "token", "versions", "database", "prices", "models", "providers", "circuits", "ledger",
          "claude code"]  # fmt: skip
+
+
+@contextmanager
+def stub_server(answers: Mapping[str, object]) -> Iterator[str]:
+    """A server that answers some paths with JSON, all others with an empty object."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answers.get(self.path.partition("?")[0], {})).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 async def test_a_healthy_daemon_has_nothing_to_mend(tmp_path: Path) -> None:
@@ -36,6 +66,35 @@ async def test_a_healthy_daemon_has_nothing_to_mend(tmp_path: Path) -> None:
         assert (found["circuits"]["status"], "circuits:read" in found["circuits"]["detail"]) == ("skipped", True)
         listed = await shell("doctor")
         assert "1 open: plan (overloaded)" in listed.out
+
+
+async def test_a_provider_that_did_not_answer_is_a_failure(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon, httpx.AsyncClient(base_url=daemon.url) as client:
+        key = await daemon.create_key()
+        shell = Shell(daemon.url, await daemon.admin_token())
+        body = {"model": "claude-opus-5-5", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+        assert (await client.post(f"/ak/{key}/v1/messages", json=body)).status_code == 502
+        await daemon.runtime.ledger.flush()
+        done = await shell("doctor", "--deep", "alice/laptop", "-o", "json")
+        found = {check["name"]: check for check in json.loads(done.out)["checks"]}
+        assert (done.code, found["providers"]["status"]) == (1, "failed")
+        assert found["providers"]["detail"] == "in the last hour plan failed 1 of 1"
+        assert found["bedrock"]["status"] == "failed"  # it has no Bedrock key
+        unknown = await shell("doctor", "--deep", "nobody/nothing", "-o", "json")
+        found = {check["name"]: check for check in json.loads(unknown.out)["checks"]}
+        assert found["bedrock"]["detail"] == "no user 'nobody'"
+
+
+async def test_a_daemon_of_another_version_is_told_as_that() -> None:
+    answers = {
+        "/admin/auth/session": {"username": "admin", "expires_at": None},
+        "/admin/system/status": {"version": "0"},
+    }
+    with stub_server(answers) as url:
+        done = await proxyctl("doctor", "-o", "json", PROXY_SERVER=url, PROXY_ADMIN_TOKEN="t")
+    found = {check["name"]: check for check in json.loads(done.out)["checks"]}
+    assert (done.code, found["versions"]["status"]) == (1, "warning")
+    assert "it is of another version" in found["database"]["detail"]
 
 
 @pytest.mark.parametrize(

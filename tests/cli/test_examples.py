@@ -28,7 +28,7 @@ def github() -> dict[str, list[str]]:
 
 def gitlab() -> dict[str, list[str]]:
     document = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())
-    jobs: dict[str, Any] = {name: job for name, job in document.items() if isinstance(job, dict)}
+    jobs: dict[str, Any] = {name: job for name, job in document.items() if isinstance(job, dict) and "script" in job}
     return {name: ["\n".join(job["script"])] for name, job in jobs.items()}
 
 
@@ -68,8 +68,6 @@ class Runner:
 
 @pytest.mark.parametrize("jobs", [github(), gitlab()], ids=["github", "gitlab"])
 async def test_a_recipe_applies_finds_drift_and_rotates(tmp_path: Path, jobs: dict[str, list[str]]) -> None:
-    if "jq" in str(jobs) and shutil.which("jq") is None:
-        jobs = {name: [block.replace("jq -r 'keys[]'", "cat") for block in blocks] for name, blocks in jobs.items()}
     folder = tmp_path / "checkout"
     folder.mkdir()
     async with running_daemon(tmp_path, NOWHERE, PROXY_LOCAL_ENCRYPTION_KEY="0f" * 32) as daemon:

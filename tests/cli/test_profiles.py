@@ -111,6 +111,31 @@ def test_a_token_goes_into_a_file_only_when_that_is_asked_for() -> None:
     assert json.loads(path.read_text()) == {"work@http://x": "other"}
 
 
+def test_a_secret_is_in_one_place_the_one_that_was_chosen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[tuple[str, str], str] = {}
+
+    class Keyring:
+        def get_password(self, service: str, account: str) -> str | None:
+            return kept.get((service, account))
+
+        def set_password(self, service: str, account: str, secret: str) -> None:
+            kept[service, account] = secret
+
+        def delete_password(self, service: str, account: str) -> None:
+            del kept[service, account]
+
+    monkeypatch.setattr(credentials, "_with_keyring", lambda use: use(Keyring()))
+    account = credentials.access_key_account("http://x")
+    for secret, insecure in (("one", False), ("two", True), ("three", False)):
+        credentials.store_token(account, secret, insecure=insecure)
+        found = credentials.find_stored(account)
+        assert found is not None
+        assert found.secret == secret
+        assert secret in (credentials.credentials_path().read_text() if insecure else str(kept))
+    assert credentials.forget_token(account)
+    assert credentials.find_stored(account) is None
+
+
 def test_two_processes_that_sign_in_at_once_both_keep_their_token() -> None:
     script = (
         "import sys; from proxyctl.credentials import store_token\n"

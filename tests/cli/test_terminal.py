@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl.commands.top import _frame
 from proxyctl.timespan import ago
 from tests.cli.test_cli import Shell
 from tests.support.daemon import running_daemon
@@ -58,6 +59,18 @@ async def test_a_question_can_be_left_and_nothing_is_changed(tmp_path: Path, key
         assert not (tmp_path / ".config").exists()
 
 
+def test_a_name_with_brackets_is_shown_as_it_is() -> None:
+    from rich.console import Console
+
+    row = {"name": "[/x] [red]", "requests": 1, "errors": 0, "fallbacks": 0, "cost_nano_usd": 5}
+    stats = {"requests_per_minute": 1, "requests_in_flight": 0, "circuits_open": 0, "version": "1", "total": row}
+    stats |= {"window_seconds": 60, "by_user": [row], "by_model": [], "by_provider": []}
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(_frame(stats, NOWHERE, None, 5))
+    assert "[/x] [red]" in shown.get()
+
+
 @pytest.mark.parametrize(
     ("instant", "said"),
     [
@@ -69,6 +82,7 @@ async def test_a_question_can_be_left_and_nothing_is_changed(tmp_path: Path, key
         ("2026-04-01T12:00:00Z", "in 31 days"),
         ("2026-03-01", "2026-03-01"),
         ("laptop", "laptop"),
+        ("2026-99-99T99:99:99Z", "2026-99-99T99:99:99Z"),
     ],
 )
 def test_an_instant_as_people_say_it(instant: str, said: str) -> None:

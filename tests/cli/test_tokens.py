@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from daemon.core.identity import looks_like_service_token
-from proxyctl.commands.tokens import expiry
 from proxyctl.errors import UsageError
+from proxyctl.timespan import expiry
 from tests.cli.test_circuits import running_shell
 from tests.cli.test_cli import proxyctl
 
