@@ -83,7 +83,13 @@ class AdminClient:
 
     def login(self, username: str, password: str) -> dict[str, Any]:
         """Sign in; the answer holds the token."""
-        return self._object("POST", "/admin/auth/login", auth=(username, password))
+        try:
+            return self._object("POST", "/admin/auth/login", auth=(username, password))
+        except AuthError as error:
+            error.hint = (
+                "the daemon printed its password at its first start; for a new one: proxyctl daemon hash-password"
+            )
+            raise
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         return self._object("GET", path, params=_given(query))

@@ -85,11 +85,25 @@ def store_token(account: str, secret: str, *, insecure: bool, noun: str = "token
         _with_keyring(lambda keyring: keyring.set_password(SERVICE, account, secret))
         _forget_in_file(account)
     except KeyringUnavailable as error:
-        raise AuthError(
-            f"the {noun} was not stored: {error}",
-            hint=f"{instead}      or --insecure-storage for a file of mode 0600",
-        ) from error
+        raise _not_stored(error, noun, instead) from error
     return "the keyring"
+
+
+def check_keyring() -> None:
+    """Find out whether a token could be stored, before somebody types a password for it.
+
+    Raises:
+        AuthError: as `store_token`.
+    """
+    try:
+        _with_keyring(lambda keyring: keyring.get_password(SERVICE, "check"))
+    except KeyringUnavailable as error:
+        raise _not_stored(error, "token", _PRINTED) from error
+
+
+def _not_stored(error: "KeyringUnavailable", noun: str, instead: str) -> AuthError:
+    hint = f"{instead}      or --insecure-storage for a file of mode 0600"
+    return AuthError(f"the {noun} was not stored: {error}", hint=hint)
 
 
 def forget_token(account: str) -> bool:

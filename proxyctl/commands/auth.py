@@ -25,14 +25,16 @@ def login(
         bool, typer.Option("--insecure-storage", help="Store it in a file of mode 0600, not in the keyring.")
     ] = False,
 ) -> None:
-    """Sign in and keep the token in the system's keyring.
+    """Sign in for 30 minutes and keep the token in the system's keyring.
 
     A CI job has neither terminal nor keyring: give it a service token in PROXY_ADMIN_TOKEN (proxyctl tokens create).
 
     Example: proxyctl auth login --username admin
     """
-    from proxyctl.credentials import read_secret_file, store_token
+    from proxyctl.credentials import check_keyring, read_secret_file, store_token
 
+    if not print_token and not insecure_storage:
+        check_keyring()
     if password_file:
         password = read_secret_file(password_file)
     elif cli.interactive:

@@ -87,9 +87,12 @@ def setup(
     merged = merge(before or "", wanted, helper)
     if isinstance(merged, Invalid):
         raise CliError(f"{target}: {merged}; the file was left as it is", hint="correct it, then run this again")
-    changed = (*_keep(cli, server, key, merged.helper, helper, insecure=insecure_storage), *merged.changed)
+    kept = _keep(cli, server, key, insecure=insecure_storage) if api_key_helper else ()
+    changed = (*kept, *merged.changed)
     if merged.changed and not cli.dry_run:
         _write(target, merged.text, before, is_secret=not api_key_helper)
+        if not api_key_helper:
+            _forget(kept_for(merged.helper))
     result = "unchanged" if not changed else "created" if before is None else "updated"
     shown = {f"env.{name}": value for name, value in wanted.items()} | {"apiKeyHelper": helper}
     for name in merged.changed:
@@ -138,15 +141,19 @@ def print_key(cli: Cli) -> None:
     sys.stdout.write(f"{stored.secret}\n")
 
 
-def _keep(cli: Cli, server: str, key: str, before: object, helper: str | None, *, insecure: bool) -> tuple[str, ...]:
-    """Keep the key for our helper, forget what an earlier one of ours had; what changed."""
-    from proxyctl.credentials import access_key_account, find_stored, forget_token, store_token
+def _forget(server: str | None) -> None:
+    """The key that a helper had which is not there any more."""
+    from proxyctl.credentials import access_key_account, forget_token
 
-    account, old = access_key_account(server), kept_for(before)
-    if helper is None:
-        if old is not None and not cli.dry_run:
-            forget_token(access_key_account(old))
-        return ()
+    if server is not None:
+        forget_token(access_key_account(server))
+
+
+def _keep(cli: Cli, server: str, key: str, *, insecure: bool) -> tuple[str, ...]:
+    """Keep the key for our helper; what changed by that."""
+    from proxyctl.credentials import access_key_account, find_stored, store_token
+
+    account = access_key_account(server)
     stored = find_stored(account)
     if stored is not None and stored.secret == key and not insecure:
         return ()

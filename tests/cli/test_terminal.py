@@ -50,7 +50,10 @@ def _first_amount(line: str) -> list[str]:
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D], ids=["ctrl-c", "ctrl-d"])
 async def test_a_question_can_be_left_and_nothing_is_changed(tmp_path: Path, key: bytes) -> None:
     async with running_daemon(tmp_path, NOWHERE) as daemon:
-        for arguments, question in ((("auth", "login"), b"assword"), (("claude", "setup"), b"Access key:")):
+        for arguments, question in (
+            (("auth", "login", "--print-token"), b"assword"),
+            (("claude", "setup"), b"Access key:"),
+        ):
             ended, screen = await asyncio.to_thread(
                 on_a_terminal, *arguments, typed=[(question, key)], PROXY_SERVER=daemon.url, HOME=str(tmp_path)
             )
