@@ -7,9 +7,8 @@ from typing import Any
 import httpx
 
 from daemon.admin.app import declared_routes
-from tests.support.daemon import ADMIN_PASSWORD, BEDROCK_API_KEY, RunningDaemon, running_daemon
+from tests.support.daemon import ADMIN_PASSWORD, BEDROCK_API_KEY, RunningDaemon, daemon_between_simulators
 from tests.support.rows import put_circuit, put_learned
-from tests.support.simulator import running_bedrock, running_simulator
 
 PRICES = {
     "plan": {
@@ -50,15 +49,7 @@ class Calls:
 
 async def test_every_endpoint_answers(tmp_path: Path, database_url: str) -> None:
     async with (
-        running_simulator() as (_, plan),
-        running_bedrock() as (_, bedrock),
-        running_daemon(
-            tmp_path,
-            plan,
-            PROXY_DATABASE_URL=database_url,
-            PROXY_LOCAL_ENCRYPTION_KEY="0f" * 32,
-            PROXY_BEDROCK_URL=bedrock,
-        ) as daemon,
+        daemon_between_simulators(tmp_path, database_url) as (daemon, _),
         httpx.AsyncClient(base_url=daemon.url, timeout=20) as client,
     ):
         call = Calls(client)

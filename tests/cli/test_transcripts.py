@@ -23,9 +23,8 @@ import pytest
 
 from proxyctl.main import tree
 from tests.support.command_line import command_line
-from tests.support.daemon import ADMIN_PASSWORD, RunningDaemon, running_daemon
+from tests.support.daemon import ADMIN_PASSWORD, RunningDaemon, daemon_between_simulators
 from tests.support.rows import put_circuit, put_learned
-from tests.support.simulator import running_bedrock, running_simulator
 
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 ELSEWHERE = {  # what no transcript can show, and where it is tested
@@ -67,17 +66,7 @@ async def test_a_session_prints_what_its_transcript_says(
     home = tmp_path / "home"
     home.mkdir()
     written = file.read_text()
-    async with (
-        running_simulator() as (_, plan),
-        running_bedrock() as (_, bedrock),
-        running_daemon(
-            tmp_path,
-            plan,
-            PROXY_DATABASE_URL=database_url,
-            PROXY_LOCAL_ENCRYPTION_KEY="0f" * 32,
-            PROXY_BEDROCK_URL=bedrock,
-        ) as daemon,
-    ):
+    async with daemon_between_simulators(tmp_path, database_url) as (daemon, plan):
         places = {str(home): "~", str(programs): "/usr/local/bin", str(Path(sys.executable).parent): "/opt/bin"}
         names = Names(places | {daemon.url: "http://127.0.0.1:8000", plan: "https://api.anthropic.example"})
         if "# given: a circuit\n" in written:

@@ -14,6 +14,7 @@ from daemon.runtime import Runtime
 from daemon.secrets_store import load_secrets
 from daemon.serve import build_server, listen
 from daemon.settings import Settings, load_settings
+from tests.support.simulator import running_bedrock, running_simulator
 
 ADMIN_PASSWORD = "correct horse battery staple"
 BEDROCK_API_KEY = {"auth": "api_key", "api_key": "ABSK" + "Q" * 120, "region": "us-east-1"}
@@ -104,3 +105,20 @@ async def running_daemon(tmp_path: Path, plan_url: str, **variables: str) -> Asy
         server.should_exit = True
         await serving
         await runtime.aclose()
+
+
+@asynccontextmanager
+async def daemon_between_simulators(tmp_path: Path, store_url: str) -> AsyncIterator[tuple[RunningDaemon, str]]:
+    """A daemon that can do everything, with both providers simulated; and the plan's URL."""
+    async with (
+        running_simulator() as (_, plan),
+        running_bedrock() as (_, bedrock),
+        running_daemon(
+            tmp_path,
+            plan,
+            PROXY_DATABASE_URL=store_url,
+            PROXY_LOCAL_ENCRYPTION_KEY="0f" * 32,
+            PROXY_BEDROCK_URL=bedrock,
+        ) as daemon,
+    ):
+        yield daemon, plan
