@@ -163,7 +163,7 @@ def _traffic(daemon: Daemon) -> Finding:
         login = "the company's key" if daemon.facts["plan_api_key_set"] else "each developer's own login"
         detail = f"no request in the last hour; the plan is {daemon.facts['plan_api_url']} with {login}, not tried"
         return Finding("providers", "skipped", detail)
-    told = ", ".join(f"{row['name']} failed {row['errors']} of {row['requests']}" for row in rows)
+    told = ", ".join(f"{row['errors']} of {row['requests']} requests to {row['name']} failed" for row in rows)
     status: Status = "ok"
     if any(2 * row["errors"] >= row["requests"] for row in rows):
         status = "failed" if all(row["errors"] == row["requests"] for row in rows) else "warning"

@@ -20,7 +20,7 @@ from daemon.store.engine import Store
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _AT_ONCE = max(1, min(2, _CORES - 1))  # a hash costs 64 MiB and a core; one core is for everything else
-_WAITING = 6  # so that the last of them has its turn within a second
+_WAITING = 3 * _AT_ONCE  # so that the last of them has its turn within a second
 _SHOWN = 64
 
 

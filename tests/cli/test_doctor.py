@@ -78,7 +78,7 @@ async def test_a_provider_that_did_not_answer_is_a_failure(tmp_path: Path) -> No
         done = await shell("doctor", "--deep", "alice/laptop", "-o", "json")
         found = {check["name"]: check for check in json.loads(done.out)["checks"]}
         assert (done.code, found["providers"]["status"]) == (1, "failed")
-        assert found["providers"]["detail"] == "in the last hour plan failed 1 of 1"
+        assert found["providers"]["detail"] == "in the last hour 1 of 1 requests to plan failed"
         assert found["bedrock"]["status"] == "failed"  # it has no Bedrock key
         unknown = await shell("doctor", "--deep", "nobody/nothing", "-o", "json")
         found = {check["name"]: check for check in json.loads(unknown.out)["checks"]}
