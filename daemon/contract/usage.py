@@ -189,12 +189,14 @@ class UsageAttempt(Answer):
 
 
 class UsageEntry(Answer):
-    """One row of the ledger. Ids are null once the user or key is gone from the store. An export continues after
-    `cursor`."""
+    """One row of the ledger. Ids and names are null once the user or key is gone from the store. An export continues
+    after `cursor`."""
 
     request_id: str
     user_id: UUID | None
+    user_name: str | None
     access_key_id: UUID | None
+    access_key_name: str | None
     provider: str
     model_requested: str
     model_served: str

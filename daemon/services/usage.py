@@ -26,7 +26,7 @@ from daemon.services.usage_range import LONGEST_LEDGER, Cover, Ranges, Span
 from daemon.services.usage_report import Question, build, report_connection
 from daemon.store import ledger, reports, rollups
 from daemon.store.engine import Store
-from daemon.store.reports import Dimension, Only
+from daemon.store.reports import Dimension, Names, Only
 
 _MOST_SERIES = 8
 _MOST_SESSIONS = 100
@@ -132,8 +132,9 @@ class Usage:
                 since=since,
                 until=until,
             )
+            named = await Names().added(connection, rows[:limit])
         more = cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
-        return Page(items=[UsageEntry(**record(dict(row))) for row in rows[:limit]], next_cursor=more)
+        return Page(items=[UsageEntry(**record(row)) for row in named], next_cursor=more)
 
     async def _sessions(self, span: Span, only: Only, bucket: Bucket | None) -> UsageSummary:
         """The most expensive sessions: only the ledger knows them."""

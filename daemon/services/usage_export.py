@@ -15,7 +15,7 @@ from daemon.services.usage_figures import record
 from daemon.services.usage_range import Ranges, Span
 from daemon.store import ledger
 from daemon.store.engine import Store
-from daemon.store.reports import Only
+from daemon.store.reports import Names, Only
 
 ROWS = 500  # of one query, and of one chunk
 WINDOW = 20_000  # ids that one query looks through at most
@@ -46,16 +46,18 @@ class UsageExport:
     async def _rows(
         self, only: Only, after: int, end: int, since: datetime | None, until: datetime | None
     ) -> AsyncIterator[list[dict[str, Any]]]:
+        names = Names()
         while after < end:
             up_to = min(after + WINDOW, end)
             async with self._store.read() as connection:
                 rows = await ledger.window(
                     connection, only, after=after, up_to=up_to, limit=ROWS, since=since, until=until
                 )
+                named = await names.added(connection, rows)
                 if not rows:
                     following = await ledger.next_id(connection, up_to)
             if rows:
-                yield [record(dict(row)) for row in rows]
+                yield [record(row) for row in named]
                 after = rows[-1]["id"] if len(rows) == ROWS else up_to
             else:
                 after = end if following is None else following - 1

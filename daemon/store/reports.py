@@ -1,7 +1,7 @@
 """Sums for reports: exact for any range, one query a piece, every query of a report on one snapshot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -115,6 +115,28 @@ async def names(connection: AsyncConnection, dimension: str | None, ids: Sequenc
     query = select(table.c.id, table.c.name)
     found = await connection.execute(query.where(table.c.id.in_(ids)) if len(ids) <= _FEW else query)
     return {row.id: row.name for row in found}
+
+
+class Names:
+    """Names of users and keys beside rows of the ledger; each is looked up once."""
+
+    def __init__(self) -> None:
+        self._users: dict[Any, str] = {}
+        self._keys: dict[Any, str] = {}
+
+    async def added(self, connection: AsyncConnection, rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
+        """The rows with `user_name` and `access_key_name`, None for who was erased."""
+        for dimension, column, known in (("user", "user_id", self._users), ("key", "access_key_id", self._keys)):
+            fresh = {row[column] for row in rows} - known.keys() - {None}
+            known |= await names(connection, dimension, list(fresh))
+        return [
+            {
+                **row,
+                "user_name": self._users.get(row["user_id"]),
+                "access_key_name": self._keys.get(row["access_key_id"]),
+            }
+            for row in rows
+        ]
 
 
 async def teams(connection: AsyncConnection) -> dict[UUID, str | None]:

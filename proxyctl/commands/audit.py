@@ -9,7 +9,7 @@ import typer
 
 from proxyctl.command import new_group, register
 from proxyctl.context import Cli
-from proxyctl.output import column
+from proxyctl.output import Row, column
 from proxyctl.timespan import start_of
 
 group = new_group("Who changed what, when and from where.")
@@ -18,10 +18,15 @@ COLUMNS = [
     column("at"),
     column("actor"),
     column("action"),
-    ("object", lambda row: f"{row['object_type']}/{row['object_id']}"),
+    ("object", lambda row: f"{row['object_type']}/{_name(row) or row['object_id']}"),
     column("from", "remote_address"),
     column("request id", "request_id"),
 ]
+
+
+def _name(row: Row) -> str | None:
+    """What the object was called, where the change says so."""
+    return next((str(part["name"]) for part in (row["after"], row["before"]) if part and part.get("name")), None)
 
 
 @register(group, "list")

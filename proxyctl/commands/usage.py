@@ -60,6 +60,8 @@ class CacheBy(StrEnum):
 _TIMES = {By.MINUTE: "%F %R", By.HOUR: "%F %R", By.DAY: "%F", By.WEEK: "%F", By.MONTH: "%Y-%m"}
 RECORDS = [
     column("time", "admitted_at"),
+    column("user", "user_name"),
+    column("key", "access_key_name"),
     column("provider"),
     column("model", "model_served"),
     column("status"),

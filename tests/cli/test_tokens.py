@@ -45,7 +45,7 @@ async def test_the_life_of_a_token(tmp_path: Path) -> None:
         [entry] = json.loads(entries.out)["items"]
         assert (entry["action"], entry["after"]["name"]) == ("user.create", "alice")
         one = await shell("audit", "list", "--object", f"user/{entry['object_id']}", "--limit", "1")
-        assert one.out.split("\t")[1:4] == ["token:ci", "user.create", f"user/{entry['object_id']}"]
+        assert one.out.split("\t")[1:4] == ["token:ci", "user.create", "user/alice"]
         assert (await shell("audit", "list", "--object", "service_token", "--all")).out.count("\n") == 2
 
         assert (await shell("tokens", "revoke", "ci")).code == 2  # nobody can be asked
