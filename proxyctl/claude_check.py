@@ -8,7 +8,7 @@ out as `Authorization`, an API key as `x-api-key`, a helper's key as both unless
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from daemon.core.identity import Conflict, KeyFound, NoKey, find_access_key, looks_like_access_key, mask
 from proxyctl.claude_settings import Invalid, kept_for, parse, user_settings
-from proxyctl.client import is_local
+from proxyctl.client import AdminClient, is_local
 from proxyctl.context import Cli
 from proxyctl.credentials import access_key_account, find_stored
 from proxyctl.errors import CliError
@@ -31,6 +31,7 @@ _MANAGED = Path(
 _OTHER_WAYS = ("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY")
 _TOKEN, _API_KEY, _HEADERS = "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_CUSTOM_HEADERS"
 _BASE_URL = "ANTHROPIC_BASE_URL"
+_TELL = "tell who runs the gateway: proxyctl doctor there says more"
 _SETUP = "proxyctl claude setup --server URL --key-file FILE"
 
 
@@ -107,8 +108,9 @@ def examine(cli: Cli, here: Machine) -> list[Finding]:
     judged = judge(here)
     failed = {finding.name for finding in judged if finding.status == "failed"}
     needed = next((name for name in ("address", "credential") if name in failed), None)
-    gateway = Finding("gateway", "skipped", f"needs the {needed}") if needed else _gateway(cli, here)
-    return [_program(), *judged, gateway]
+    if needed:
+        return [_program(), *judged, Finding("gateway", "skipped", f"needs the {needed}")]
+    return [_program(), *judged, *_gateway(cli, here)]
 
 
 def _program() -> Finding:
@@ -118,31 +120,56 @@ def _program() -> Finding:
     return Finding("claude", "ok", found)
 
 
-def _gateway(cli: Cli, here: Machine) -> Finding:
-    """Ask for the key's usage: that needs a key which is known, and goes no further than the gateway."""
+def _gateway(cli: Cli, here: Machine) -> Iterator[Finding]:
+    """Ask for the key's usage, which goes no further than the gateway, and for the models, which does."""
     found, server = here.access_key(), here.server
     key = found.raw if isinstance(found, KeyFound) else None
+    if key is None and kept_for(here.helper) == server:
+        stored = find_stored(access_key_account(server))
+        if stored is None:
+            fix = f"proxyctl claude setup --api-key-helper --server {server}"
+            yield Finding("gateway", "failed", f"no access key is kept for {server}", fix)
+            return
+        key = stored.secret
     try:
-        if key is None and kept_for(here.helper) == server:
-            stored = find_stored(access_key_account(server))
-            if stored is None:
-                fix = f"proxyctl claude setup --api-key-helper --server {server}"
-                return Finding("gateway", "failed", f"no access key is kept for {server}", fix)
-            key = stored.secret
         client = cli.new_client(key, server=server, allow_http=True)
-        answer = client.raw("GET", "/api/oauth/usage" if key else "/healthz", None)
+        known = client.raw("GET", "/api/oauth/usage" if key else "/healthz", None)
+        yield _known(server, key, known.status_code)
+        if known.status_code == 200 and key is not None:
+            yield _served(here, client)
     except CliError as error:
         fix = "is the address right, and this machine on the company's network?  who gave you the key knows"
-        return Finding("gateway", "failed", error.message, fix)
-    if answer.status_code == 200 and key is None:
+        yield Finding("gateway", "failed", error.message, fix)
+
+
+def _known(server: str, key: str | None, status: int) -> Finding:
+    if status == 200 and key is None:
         return Finding("gateway", "ok", f"{server} answers; the key of another program's helper was not tried")
-    if answer.status_code == 200:
+    if status == 200:
         return Finding("gateway", "ok", f"{server} knows the key")
-    if answer.status_code == 401 and key is not None:
+    if status == 401 and key is not None:
         fix = "ask who gave you the key: it may be revoked, expired or of another gateway"
         return Finding("gateway", "failed", f"{server} does not know {mask(key)}", fix)
     fix = "is the address that of the gateway?  who gave you the key knows"
-    return Finding("gateway", "failed", f"{server} answers {answer.status_code}", fix)
+    return Finding("gateway", "failed", f"{server} answers {status}", fix)
+
+
+def _served(here: Machine, client: AdminClient) -> Finding:
+    """Whether somebody serves the key: the list of models costs nothing, and needs what a request needs."""
+    if "/ak/" in here.base:
+        return Finding("service", "skipped", "not tried: it needs your own Claude login")
+    answer = client.raw("GET", "/v1/models", None)
+    if answer.status_code == 200:
+        return Finding("service", "ok", "models are listed for this key")
+    try:
+        reason = str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        reason = f"HTTP {answer.status_code}"
+    # A provider may be back in a minute, or Amazon Bedrock serve meanwhile; a credential does not come by itself.
+    passing = answer.status_code >= 500 and "no credential" not in reason
+    return Finding(
+        "service", "warning" if passing else "failed", f"models are not listed: {without_keys(reason)}", _TELL
+    )
 
 
 def _read(path: Path) -> dict[str, Any] | Finding | None:

@@ -137,6 +137,16 @@ async def test_the_key_is_kept_printed_and_known_to_the_gateway(tmp_path: Path) 
         checked = await proxyctl("claude", "check", "-o", "json", **home)
         found = {check["name"]: check for check in json.loads(checked.out)["checks"]}
         assert (checked.code, found["gateway"]["detail"]) == (0, f"{daemon.url} knows the key"), checked.out
+        assert (found["service"]["status"], "cannot reach" in found["service"]["detail"]) == ("warning", True)
         write(tmp_path / ".claude/settings.json", env={"ANTHROPIC_BASE_URL": daemon.url, "ANTHROPIC_AUTH_TOKEN": KEY})
         unknown = await proxyctl("claude", "check", **home)
         assert (unknown.code, "does not know ak_" in unknown.out, KEY in unknown.out) == (1, True, False)
+
+
+async def test_a_gateway_without_a_credential_for_the_plan_is_told(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE, PROXY_PLAN_API_KEY="") as daemon:
+        here = {"ANTHROPIC_BASE_URL": daemon.url, "ANTHROPIC_AUTH_TOKEN": await daemon.create_key()}
+        done = await proxyctl("claude", "check", "-o", "json", **here)
+        found = {check["name"]: check for check in json.loads(done.out)["checks"]}
+        assert (done.code, found["gateway"]["status"], found["service"]["status"]) == (1, "ok", "failed")
+        assert "no credential" in found["service"]["detail"]
