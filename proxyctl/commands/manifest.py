@@ -10,7 +10,7 @@ import typer
 
 from proxyctl.command import register
 from proxyctl.context import Cli
-from proxyctl.errors import ExitCode, UsageError
+from proxyctl.errors import CliError, ExitCode, UsageError
 from proxyctl.output import clean, column
 
 if TYPE_CHECKING:
@@ -148,7 +148,10 @@ def _apply(
                 elif secret is not None:
                     shown[step.name] = secret
                 advance()
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, CliError):
+            failed = steps[len(done)]
+            error.message = f"{failed.kind} {failed.name}: {error.message}"
         _tell_done(cli, done, steps)
         _report(cli, "failed", done, unchanged, shown=shown, keys=keys)
         raise
@@ -168,7 +171,8 @@ def _keys_file(path: str) -> "KeysFile":
 
 
 def _tell_done(cli: Cli, done: "list[Step]", steps: "tuple[Step, ...]") -> None:
-    sys.stderr.write(f"Stopped after {len(done)} of {len(steps)} changes. It is safe to run it again.\n")
+    told = f"Stopped after {len(done)} of {len(steps)} changes."
+    sys.stderr.write(f"{told} Once the cause is gone, it is safe to run it again.\n")
     if done:
         cli.tell("Done until then:")
         for line in _lines(done):
