@@ -1,4 +1,4 @@
-"""What the routers take from a request."""
+"""What the routers take from a request. All of it is asynchronous: FastAPI would call it in a thread otherwise."""
 
 from typing import Annotated
 
@@ -17,25 +17,25 @@ Moment = Annotated[
 ]
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services = request.app.state.services
     assert isinstance(services, Services)
     return services
 
 
-def _actor(request: Request) -> Actor:
+async def _actor(request: Request) -> Actor:
     actor = request.state.actor
     assert isinstance(actor, Actor)
     return actor
 
 
-def _identity(request: Request) -> Identity:
+async def _identity(request: Request) -> Identity:
     identity = request.state.identity
     assert isinstance(identity, Identity)
     return identity
 
 
-def _if_match(if_match: Annotated[str | None, Header()] = None) -> int | None:
+async def _if_match(if_match: Annotated[str | None, Header()] = None) -> int | None:
     """The version a change is meant for; one that never existed when the header is not an ETag of ours."""
     if if_match is None or if_match.strip() == "*":
         return None
@@ -43,7 +43,7 @@ def _if_match(if_match: Annotated[str | None, Header()] = None) -> int | None:
     return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else _STALE
 
 
-def _span(since: Moment = None, until: Moment = None, period: Period | None = None) -> Span:
+async def _span(since: Moment = None, until: Moment = None, period: Period | None = None) -> Span:
     return Span(since, until, period)
 
 

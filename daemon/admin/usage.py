@@ -27,7 +27,7 @@ router = APIRouter(prefix="/admin/usage", tags=["usage"], route_class=StrictRout
 _TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 
 
-def _filter(
+async def _filter(
     user_id: UUID | None = None,
     access_key_id: UUID | None = None,
     provider: ProviderName = None,
@@ -37,7 +37,7 @@ def _filter(
     return Only(user_id, access_key_id, provider, model, team)
 
 
-def _ledger_filter(only: Annotated[Only, Depends(_filter)], session_id: Text = None) -> Only:
+async def _ledger_filter(only: Annotated[Only, Depends(_filter)], session_id: Text = None) -> Only:
     return only.of_session(session_id)
 
 

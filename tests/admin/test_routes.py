@@ -2,10 +2,13 @@
 
 import asyncio
 import http.client
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.dependencies.models import Dependant
 
 from daemon.admin.app import declared_routes
 from daemon.admin.scopes import NEEDS, PUBLIC
@@ -100,3 +103,16 @@ async def test_only_what_is_meant_to_be_public_is(tmp_path: Path) -> None:
             await asyncio.to_thread(connection.request, method, path)
             assert (await asyncio.to_thread(connection.getresponse)).status == status, path
             connection.close()
+
+
+def test_no_call_of_the_admin_api_takes_the_way_through_a_thread() -> None:
+    def calls(dependant: Dependant) -> Iterator[object]:
+        yield dependant.call
+        for inner in dependant.dependencies:
+            yield from calls(inner)
+
+    found = {call for route in declared_routes() for call in calls(route.dependant)}
+    assert len(found) > 50
+    assert [
+        call for call in found if not inspect.iscoroutinefunction(call) and not inspect.isasyncgenfunction(call)
+    ] == []
