@@ -27,7 +27,7 @@ def register_commands(app: typer.Typer) -> None:
             bool, typer.Option("--curl", help="Print the same call for curl, without the token; make none.")
         ] = False,
     ) -> None:
-        """Call the admin API with your sign-in; the answer goes to standard output as it is.
+        """Call the admin API with your sign-in. The answer goes to standard output as it is.
 
         Example: proxyctl api GET '/admin/users?limit=5'
 

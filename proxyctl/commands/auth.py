@@ -61,7 +61,7 @@ def logout(cli: Cli) -> None:
 
 @register(group, "status")
 def auth_status(cli: Cli) -> None:
-    """Which daemon, which identity, where the token came from, when it expires."""
+    """Which daemon, which identity, and until when. Where the token came from, too."""
     session = cli.client.get("/admin/auth/session")
     assert cli.token is not None
     document = {"server": cli.server, "profile": cli.profile.value, "source": cli.token.source, **session}

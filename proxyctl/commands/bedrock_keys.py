@@ -13,7 +13,7 @@ from proxyctl.context import Cli
 from proxyctl.errors import CliError, NotFoundError, UsageError
 from proxyctl.output import column, dollars
 
-group = new_group("Bedrock keys: the AWS credentials that an access key's requests go to Bedrock with.")
+group = new_group("The AWS credentials that access keys go to Bedrock with.")
 
 COLUMNS = [
     column("auth"),
@@ -140,7 +140,7 @@ def remove_bedrock_key(
     key: KeyArgument,
     if_missing: Annotated[IfMissing, typer.Option("--if-missing", help="When there is no such key.")] = IfMissing.FAIL,
 ) -> None:
-    """Take the Bedrock key of an access key away; what was stored of it is erased.
+    """Take the Bedrock key of an access key away. What was stored of it is erased.
 
     Example: proxyctl bedrock-keys remove alice/laptop --yes
     """

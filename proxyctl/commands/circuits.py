@@ -12,7 +12,7 @@ from proxyctl.context import Cli
 from proxyctl.errors import NotFoundError
 from proxyctl.output import column
 
-group = new_group("Providers that are left alone for a while because they failed.")
+group = new_group("Providers that failed and are left alone for a while.")
 
 COLUMNS = [
     ("for", lambda row: f"{row['user_name']}/{row['access_key_name']}" if row["user_name"] else row["scope_id"]),
@@ -63,7 +63,7 @@ def get_circuits(cli: Cli, key: KeyArgument, provider: Provider = None) -> None:
 
 @register(group, "reset")
 def reset_circuits(cli: Cli, key: KeyArgument, provider: Provider = None) -> None:
-    """Forget the circuits of an access key: from the next request on its providers are tried again.
+    """Forget the circuits of an access key. From the next request on its providers are tried again.
 
     Example: proxyctl circuits reset alice/laptop --provider plan
     """

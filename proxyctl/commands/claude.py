@@ -61,7 +61,7 @@ def setup(
         bool, typer.Option("--insecure-storage", help="With --api-key-helper: a file of mode 0600, not the keyring.")
     ] = False,
 ) -> None:
-    """Send Claude Code to the gateway: merge its address and your access key into its settings.
+    """Send Claude Code to the gateway. Its address and your access key are merged into its settings.
 
     All other settings stay. The file as it was before the first time is kept beside it. No admin token is needed.
 
@@ -109,7 +109,7 @@ def setup(
 
 @register(group, "check")
 def check(cli: Cli) -> None:
-    """Say what Claude Code would do when it is started in this folder, and what is wrong. Exit 1 if anything is.
+    """Say what is wrong with Claude Code's settings here. Exit 1 if anything is.
 
     Reads the settings files that Claude Code reads, and asks the gateway whether it knows the key. No admin token is
     needed.
@@ -126,7 +126,8 @@ def check(cli: Cli) -> None:
 
 @register(group, "key")
 def print_key(cli: Cli) -> None:
-    """Print the access key that `claude setup --api-key-helper` keeps for a gateway: Claude Code's `apiKeyHelper`.
+    """Print the access key that is kept for a gateway. It is the apiKeyHelper that
+    `claude setup --api-key-helper` makes.
 
     Example: proxyctl claude key --server https://proxy.example
     """

@@ -42,7 +42,7 @@ def forget(
     provider: Provider = None,
     model: Model = None,
 ) -> None:
-    """Forget one thing, all that matches, or everything: the next request tries it again.
+    """Forget one thing, all that matches, or everything. The next request tries it again.
 
     Example: proxyctl compatibility forget --model eu.anthropic.claude-opus-5-5
     """

@@ -37,7 +37,7 @@ def get_setting(cli: Cli, key: Key) -> None:
 
 @register(group, "set", can_rehearse=False)
 def set_setting(cli: Cli, key: Key, value: Annotated[str, typer.Argument(help="The new value.")]) -> None:
-    """Set a setting of the profile in use, or of the one that --profile names, which is made when it is new.
+    """Set a setting of a profile. --profile names it, else it is the one in use; a new one is made.
 
     Example: proxyctl config set server https://gateway.example.com --profile work
     """
@@ -48,7 +48,7 @@ def set_setting(cli: Cli, key: Key, value: Annotated[str, typer.Argument(help="T
 
 @register(group, "unset", can_rehearse=False)
 def unset_setting(cli: Cli, key: Key) -> None:
-    """Take a setting out of the profile: the built-in value counts again."""
+    """Take a setting out of a profile. The built-in value counts again."""
     name = _named(cli)
     if profiles.checked_key(key) not in cli.profiles.of(name):
         cli.tell(f"Profile {name} has no {key}, nothing to do.")
@@ -78,7 +78,7 @@ def list_profiles(cli: Cli) -> None:
 def use_profile(
     cli: Cli, name: Annotated[str, typer.Argument(help="Its name.", autocompletion=complete.profiles)]
 ) -> None:
-    """Use a profile from now on, where neither --profile nor PROXY_PROFILE says otherwise."""
+    """Use a profile from now on. --profile and PROXY_PROFILE go over it."""
     if profiles.checked_name(name) not in cli.profiles.profiles and name != profiles.DEFAULT_PROFILE:
         known = ", ".join(cli.profiles.profiles) or "none"
         hint = f"proxyctl config set server URL --profile {name}"

@@ -87,7 +87,7 @@ def check(cli: Cli, env_file: EnvFile = None) -> None:
 
 @register(group, "hash-password")
 def hash_password_command(cli: Cli) -> None:
-    """Read a password from standard input, print its argon2id hash for PROXY_ADMIN_PASSWORD_HASH."""
+    """Print the argon2id hash of a password. It is read from standard input, for PROXY_ADMIN_PASSWORD_HASH."""
     from daemon.security.passwords import hash_password
 
     if cli.interactive:

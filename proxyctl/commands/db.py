@@ -88,7 +88,7 @@ def downgrade(
 
 @register(group, "rebuild-usage", can_rehearse=False)
 def rebuild_usage(cli: Cli, env_file: EnvFile = None) -> None:
-    """Make the hourly and daily usage anew from the ledger; daemons may run meanwhile.
+    """Make the hourly and daily usage anew from the ledger. Daemons may run meanwhile.
 
     What is older than the oldest row of the ledger stays as it is. Use it when figures were changed by hand, or
     restored apart from each other.

@@ -25,7 +25,7 @@ def register_commands(app: typer.Typer) -> None:
             ),
         ] = None,
     ) -> None:
-        """Check this machine, the way to the daemon, and the daemon; findings say what to do. Exit 1 if any failed.
+        """Check this machine, the way to the daemon, and the daemon. Findings say what to do. Exit 1 if any failed.
 
         Example: proxyctl doctor --server https://gateway.example.com
         """

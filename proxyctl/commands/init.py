@@ -31,7 +31,7 @@ def register_commands(app: typer.Typer) -> None:
         path: Annotated[Path, typer.Argument(help="The file to write.")] = Path(".env"),
         force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     ) -> None:
-        """Write a starter .env: generated secrets, a hashed admin password that is printed once."""
+        """Write a starter .env with generated secrets. The admin's password is hashed, and printed once."""
         import secrets
 
         from daemon.security.passwords import hash_password

@@ -127,7 +127,7 @@ def update_key(
     tokens_per_minute: TokensPerMinute = None,
     concurrent: Concurrent = None,
 ) -> None:
-    """Change a key's name, expiry or limits; what is not named stays, 0 takes a limit away.
+    """Change a key's name, expiry or limits. What is not named stays, 0 takes a limit away.
 
     Example: proxyctl keys update alice/laptop --requests-per-minute 60 --concurrent 8
     """

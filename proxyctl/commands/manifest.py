@@ -47,7 +47,7 @@ def apply_manifest(
         bool, typer.Option("--allow-print-secrets", help="Print keys that are made to standard output.")
     ] = False,
 ) -> None:
-    """Make the daemon's users, keys, budgets and mappings what a manifest says; what it does not name stays.
+    """Make the daemon what a manifest says. What it does not name stays.
 
     Safe to run again. See: proxyctl help manifest
 
@@ -92,7 +92,7 @@ def diff_manifest(cli: Cli, file: Files, prune: Prune = False) -> None:
 
 
 def export_manifest(cli: Cli) -> None:
-    """The daemon's state as a manifest, without secrets: YAML, or JSON with -o json.
+    """The daemon's state as a manifest, without secrets. YAML, or JSON with -o json.
 
     Example: proxyctl export > manifest.yaml
     """

@@ -12,7 +12,7 @@ from proxyctl.context import Cli
 from proxyctl.errors import ConflictError, NotFoundError
 from proxyctl.output import column
 
-group = new_group("Which model on Amazon Bedrock stands in for which model of Claude Code.")
+group = new_group("Which model on Bedrock stands in for which of Claude Code's.")
 
 COLUMNS = [
     column("model", "claude_model"),
@@ -124,7 +124,7 @@ def unmap_model(
     model: ModelArgument,
     if_missing: Annotated[IfMissing, typer.Option("--if-missing", help="When it is not mapped.")] = IfMissing.FAIL,
 ) -> None:
-    """Take a mapping of your own back: the model goes where the environment or the package says."""
+    """Take a mapping of your own back. The model goes where the environment or the package says."""
     mapping = _own(cli, model)
     if mapping is None:
         if if_missing is IfMissing.SKIP:

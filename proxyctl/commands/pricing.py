@@ -65,7 +65,7 @@ def list_prices(
     region: Annotated[str | None, typer.Option("--region", help="global, us, eu, …")] = None,
     model: Annotated[str | None, typer.Option("--model", help="By any of its names.")] = None,
 ) -> None:
-    """The prices in use, with their tiers, where they come from, and those that are to come.
+    """The prices in use, and those that are to come. With their tiers, and where they come from.
 
     Example: proxyctl pricing list --provider bedrock --region eu
     """
@@ -105,7 +105,7 @@ def reload(
     file: Annotated[Path | None, typer.Option("--file", help="Upload this sheet; - is stdin.")] = None,
     force: Force = False,
 ) -> None:
-    """Load prices again, on every replica: an uploaded sheet, else what is configured (and no uploaded sheet).
+    """Load prices again, on every replica. Those of a file, else what is configured (and no uploaded sheet).
 
     A sheet that cannot be used changes nothing. Example: proxyctl pricing reload --file prices.json
     """
@@ -123,7 +123,7 @@ def reprice(
     since: Annotated[str, typer.Option("--from", help="Day or RFC 3339 instant.")],
     until: Annotated[str | None, typer.Option("--to", help="Day or instant, not included; else now.")] = None,
 ) -> None:
-    """Compute the cost of past requests anew, with the prices that are in use now.
+    """Compute the cost of past requests anew. With the prices that are in use now.
 
     It may be broken off and done again at any time. Example: proxyctl pricing reprice --from 2026-11-01 --dry-run
     """

@@ -23,7 +23,7 @@ _COLUMNS = [
 def register_commands(app: typer.Typer) -> None:
     @register(app, "status")
     def status(cli: Cli) -> None:
-        """One screen: is the daemon up, which version and store, what it forwards to, what this month cost, and whom.
+        """One screen about the daemon. Is it up, what does it forward to, what did this month cost, and whom.
 
         Example: proxyctl status -o json --query facts.circuits_open
         """

@@ -81,7 +81,7 @@ def revoke_token(
         IfMissing, typer.Option("--if-missing", help="When there is no such token.")
     ] = IfMissing.FAIL,
 ) -> None:
-    """Revoke a token: from its next request on it is refused, on every replica."""
+    """Revoke a token. From its next request on it is refused, on every replica."""
     found = _find(cli, name)
     if found is None:
         if if_missing is IfMissing.FAIL:

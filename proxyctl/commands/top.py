@@ -40,7 +40,7 @@ def register_commands(app: typer.Typer) -> None:
         interval: Annotated[float, typer.Option("--interval", min=1, max=60, help="Seconds between frames.")] = 2,
         once: Annotated[bool, typer.Option("--once", help="One frame, then end.")] = False,
     ) -> None:
-        """Live: requests per minute, in flight, errors, fallbacks, and cost by user and model. q ends it.
+        """Live: requests, errors, fallbacks, cost by user and model. q ends it.
 
         Without a terminal it is one frame. Example: proxyctl top --minutes 15
         """

@@ -77,7 +77,7 @@ def register_commands(app: typer.Typer) -> None:
         cli: Cli,
         topic: Annotated[str, typer.Argument(help=", ".join(TOPICS), autocompletion=lambda: list(TOPICS))] = "",
     ) -> None:
-        """Help on a topic: environment, exit-codes, output, manifest, errors."""
+        """Help on a topic. Without one, which there are."""
         if not topic:
             cli.tell(f"topics: {', '.join(TOPICS)}      every command has --help, proxyctl --help lists them")
             return

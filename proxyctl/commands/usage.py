@@ -182,7 +182,7 @@ def cache(
     team: Team = None,
     by: Annotated[CacheBy, typer.Option("--by", help="model or session (7 days at most).")] = CacheBy.MODEL,
 ) -> None:
-    """How well the prompt cache works, and what its misses cost: the dearest first."""
+    """How well the prompt cache works, and what misses cost. The dearest first."""
     if by is CacheBy.SESSION and period is None and since is None:
         period = Period.DAY
     query = span(since, until, to, period) | narrowed(cli, user, key, provider, model, team)
@@ -195,7 +195,7 @@ def session(
     session_id: Annotated[str, typer.Argument(metavar="ID", help="Claude Code's session id.")],
     user: UserOption = None,
 ) -> None:
-    """What a session cost: its agents, theirs, and their requests, as a tree."""
+    """What a session cost, as a tree. Its agents, theirs, and their requests."""
     from urllib.parse import quote
 
     path = f"/admin/usage/sessions/{quote(session_id, safe='')}"

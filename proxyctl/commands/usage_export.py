@@ -93,7 +93,7 @@ def tail(
     team: Team = None,
     session: Session = None,
 ) -> None:
-    """Follow the ledger until Ctrl-C: a line for people, one JSON object a line in a pipe or with -o json."""
+    """Follow the ledger until Ctrl-C. A line for people, one JSON object a line in a pipe or with -o json."""
     query = narrowed(cli, user, key, provider, model, team) | {"session_id": session}
     as_json = cli.printer.form == "json" or (cli.printer.form is None and not sys.stdout.isatty())
     newest = cli.client.get("/admin/usage/records", limit=max(1, number), **query)["items"]

@@ -25,7 +25,7 @@ def register_commands(app: typer.Typer) -> None:
         cli: Cli,
         daemon: Annotated[bool, typer.Option("--daemon", help="The daemon's too; exit 8 when they differ.")] = False,
     ) -> None:
-        """The version of this command line, and with --daemon whether the daemon has the same.
+        """The version here. With --daemon, whether the daemon has the same.
 
         Example: proxyctl version --daemon --server https://gateway.example.com
         """

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -101,6 +102,17 @@ async def a_circuit(daemon: RunningDaemon) -> None:
         [key] = (await client.get("/admin/access-keys")).json()["items"]
     await put_circuit(daemon, key["id"])
     await put_learned(daemon)
+
+
+def test_no_command_is_cut_off_in_a_list_of_80_columns() -> None:
+    def walk(command: Any) -> Iterator[str]:
+        shown = {name: child for name, child in getattr(command, "commands", {}).items() if not child.hidden}
+        width = 80 - 6 - max(map(len, shown), default=0)
+        for child in shown.values():
+            yield child.get_short_help_str(width)
+            yield from walk(child)
+
+    assert [line for line in walk(tree()) if line.endswith("...")] == []
 
 
 def leaves() -> list[str]:
