@@ -119,8 +119,12 @@ for name, group in (
 
 @cache
 def tree() -> Any:
-    """The commands, built once."""
-    return typer.main.get_command(app)
+    """The commands, built once. Typer's two options for completion stay, unlisted: `proxyctl completion` is the way."""
+    root = typer.main.get_command(app)
+    for parameter in root.params:
+        if parameter.name in ("install_completion", "show_completion"):
+            parameter.hidden = True  # type: ignore[attr-defined]
+    return root
 
 
 def run() -> None:
