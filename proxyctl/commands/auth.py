@@ -33,16 +33,16 @@ def login(
     """
     from proxyctl.credentials import check_keyring, read_secret_file, store_token
 
+    if not password_file and not cli.interactive:
+        raise UsageError("no password: nobody can be asked", hint="--password-file PATH, or - for standard input")
     if not print_token and not insecure_storage:
         check_keyring()
     if password_file:
         password = read_secret_file(password_file)
-    elif cli.interactive:
+    else:
         import getpass
 
         password = getpass.getpass(f"Password of {username} at {cli.server}: ")
-    else:
-        raise UsageError("no password: nobody can be asked", hint="--password-file PATH, or - for standard input")
     session = cli.new_client(None).login(username, password)
     if print_token:
         sys.stdout.write(session["access_token"] + "\n")
