@@ -60,7 +60,7 @@ def examine(cli: Cli, deep: str | None = None) -> list[Finding]:
         daemon = Daemon(cli)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             rest = list(pool.map(lambda named: _guarded(named[0], named[1], daemon), checks))
-    return [*first, *rest, _claude_code(cli)]
+    return [*first, *rest, _claude_code(cli.server if first[0].status == "ok" else None)]
 
 
 def _guarded(name: str, check: Check, daemon: Daemon) -> Finding:
@@ -197,7 +197,7 @@ def _bedrock(daemon: Daemon, *, key: str) -> Finding:
     return Finding("bedrock", "failed", f"{tested['message']} ({cost})", f"proxyctl bedrock-keys set {key} …")
 
 
-def _claude_code(cli: Cli) -> Finding:
+def _claude_code(server: str | None) -> Finding:
     """What Claude Code would do when it is started here; the worst of what is found."""
     here = machine(os.environ, Path.home(), Path.cwd())
     if not here.base:
@@ -206,7 +206,7 @@ def _claude_code(cli: Cli) -> Finding:
     worst = min(judge(here), key=lambda finding: order.index(finding.status))
     if worst.status != "ok":
         return replace(worst, name="claude code")
-    if here.server != cli.server.rstrip("/"):
+    if server is not None and here.server != server.rstrip("/"):
         return Finding("claude code", "warning", f"would use {here.server}, another gateway", "proxyctl claude check")
     return Finding("claude code", "ok", f"would use {here.server}")
 

@@ -102,6 +102,7 @@ async def test_a_daemon_of_another_version_is_told_as_that() -> None:
     [
         ({"PROXY_SERVER": NOWHERE, "PROXY_ADMIN_TOKEN": "t"}, "server", "refused the connection"),
         ({"PROXY_PROFILE": "nothing"}, "configuration", "no such profile"),
+        ({"PROXY_PROFILE": "a/b", "ANTHROPIC_BASE_URL": NOWHERE}, "configuration", "profile 'a/b'"),
     ],
 )
 async def test_what_is_wrong_is_found_without_a_daemon(variables: dict[str, str], name: str, word: str) -> None:
