@@ -88,7 +88,9 @@ def resolve(name: str, *, flag: str | None, profile: str, profiles: Profiles) ->
 def checked_name(name: str) -> str:
     """A profile's name: it becomes part of the name of a secret, so it is plain."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"profile {name!r}: expected letters, digits, '.', '_' and '-', at most 64")
+        raise UsageError(
+            f"profile {name!r}: expected letters, digits, '.', '_' and '-', at most 64", hint="proxyctl config profiles"
+        )
     return name
 
 
