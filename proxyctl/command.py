@@ -12,6 +12,7 @@ import typer
 from proxyctl import complete
 from proxyctl.context import Cli, Options
 from proxyctl.errors import UsageError
+from proxyctl.output import abandon
 
 Server = Annotated[str | None, typer.Option("--server", "-s", help="URL of the daemon. [env: PROXY_SERVER]")]
 Profile = Annotated[
@@ -110,7 +111,7 @@ def register(
                 function(Cli(options), **values)
                 sys.stdout.flush()
             except BrokenPipeError:  # the reader has seen enough; caught here because Typer makes exit 1 of it
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                abandon()
                 raise typer.Exit from None
 
         run.__name__ = function.__name__

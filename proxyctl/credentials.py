@@ -98,12 +98,17 @@ def check_keyring() -> None:
     try:
         _with_keyring(lambda keyring: keyring.get_password(SERVICE, "check"))
     except KeyringUnavailable as error:
-        raise _not_stored(error, "token", _PRINTED) from error
+        raise AuthError(
+            f"the token could not be stored, nobody was signed in: {error}", hint=_hint(_PRINTED)
+        ) from error
+
+
+def _hint(instead: str) -> str:
+    return f"{instead}      or --insecure-storage for a file of mode 0600"
 
 
 def _not_stored(error: "KeyringUnavailable", noun: str, instead: str) -> AuthError:
-    hint = f"{instead}      or --insecure-storage for a file of mode 0600"
-    return AuthError(f"the {noun} was not stored: {error}", hint=hint)
+    return AuthError(f"the {noun} was not stored: {error}", hint=_hint(instead))
 
 
 def forget_token(account: str) -> bool:

@@ -1,5 +1,6 @@
 """The entry point: builds the command tree, and is the last boundary for errors."""
 
+import errno
 import os
 import sys
 from functools import cache
@@ -42,6 +43,7 @@ from proxyctl.commands import (
 )
 from proxyctl.context import Options
 from proxyctl.errors import CliError, ExitCode, UsageError
+from proxyctl.output import abandon
 
 # The paths of the API are plural, and so are the nouns; who types the singular is understood.
 _SINGULAR = {
@@ -53,6 +55,9 @@ _SINGULAR = {
     "circuit": "circuits",
     "token": "tokens",
 }
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Root(TyperGroup):
@@ -149,6 +154,10 @@ def run() -> None:
     except Exception as error:  # the CLI's edge: one line for a person, the rest in a file
         if "--debug" in arguments or os.environ.get("PROXY_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in _FULL:
+            abandon()
+            message = f"the output cannot be written: {error.strerror}"
+            _fail(arguments, "failed", message, ExitCode.FAILED, hint=None)
         from proxyctl.crash import report
 
         place = report(error, arguments)

@@ -6,6 +6,7 @@ import sys
 from enum import StrEnum
 
 from proxyctl.errors import CliError
+from proxyctl.output import abandon
 
 
 class Emit(StrEnum):
@@ -63,7 +64,12 @@ def deliver(
         sys.stderr.write(
             "Keep it like a password.\n" if sys.stdout.isatty() else "It is now in this output, and in its log.\n"
         )
-    sys.stdout.write(text)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        abandon()
+        raise CliError(f"the {noun} exists, but could not be printed: {error.strerror}", hint=again) from error
 
 
 def check_output_file(output_file: str | None) -> None:

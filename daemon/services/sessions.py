@@ -130,7 +130,7 @@ class Sessions:
         """A forged one is refused without asking the store."""
         claims = verify(text, secret=self._secret, now=self._now(), audience=audience)
         if claims is None:
-            raise Unauthenticated("sign in first")
+            raise Unauthenticated("the session token is invalid or has expired, or its session was ended")
         if claims.token_id is not None:
             token = await self._service_tokens.identify_id(claims.token_id)
             if token is None:
@@ -139,7 +139,7 @@ class Sessions:
         elif claims.username == self._username:
             identity = Identity(self._username, "admin", _ADMIN_SCOPES, claims.expires_at)
         else:
-            raise Unauthenticated("sign in first")
+            raise Unauthenticated("the session token is invalid or has expired, or its session was ended")
         async with self._store.read() as connection:
             current = await _epoch(connection, identity)
         if claims.epoch != current:

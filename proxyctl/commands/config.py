@@ -68,7 +68,7 @@ def list_profiles(cli: Cli) -> None:
     """All profiles, and which one is in use."""
     items = [
         {"profile": name, "in_use": name == cli.profile.value, **settings}
-        for name, settings in sorted(cli.profiles.profiles.items())
+        for name, settings in sorted({profiles.DEFAULT_PROFILE: {}, **cli.profiles.profiles}.items())
     ]
     columns = [column("profile"), column("in use"), column("server"), column("output")]
     cli.printer.rows({"items": items, "next_cursor": None}, columns, name="profile")

@@ -63,8 +63,10 @@ def register_commands(app: typer.Typer) -> None:
                 "Look around as its admin:\n"
                 f"  export PROXY_SERVER={demo.url} PROXY_ADMIN_TOKEN={demo.token}\n"
                 "  proxyctl usage records      proxyctl models resolve claude-opus-5-5      proxyctl circuits list\n"
-                "Or start a daemon of your own against the simulated Anthropic:\n"
-                f"  PROXY_PLAN_API_URL={demo.plan_url} PROXY_PLAN_API_KEY=simulated proxyctl serve"
+                "Or start a daemon of your own against the simulated providers:\n"
+                f"  export PROXY_PLAN_API_URL={demo.plan_url} PROXY_PLAN_API_KEY=simulated\n"
+                f"  export PROXY_BEDROCK_URL={demo.bedrock_url}      (any Bedrock API key that begins with ABSK)\n"
+                "  proxyctl serve"
             )
             cli.tell("\nRunning until Ctrl-C.")
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
@@ -77,6 +79,7 @@ class _Demo:
 
     url: str
     plan_url: str
+    bedrock_url: str
     token: str
 
 
@@ -109,7 +112,7 @@ def _running(cli: Cli, directory: Path, port: int) -> Iterator[_Demo]:
         for at in (plan_port, bedrock_port, daemon_port):
             _wait_ready(at, children)
         url = f"http://127.0.0.1:{daemon_port}"
-        yield _Demo(url, f"http://127.0.0.1:{plan_port}", _sign_in(url, password))
+        yield _Demo(url, f"http://127.0.0.1:{plan_port}", f"http://127.0.0.1:{bedrock_port}", _sign_in(url, password))
     finally:
         for child in reversed(children):
             child.terminate()

@@ -34,10 +34,12 @@ OutputFile = Annotated[str | None, typer.Option("--output-file", help="Write to 
 EmitAs = Annotated[Emit, typer.Option("--emit", help="key, env, or claude-settings.")]
 
 RequestsPerMinute = Annotated[
-    int | None, typer.Option("--requests-per-minute", min=0, help="Most requests in a minute.")
+    int | None, typer.Option("--requests-per-minute", min=0, help="Most requests in a minute; 0 is no limit.")
 ]
-TokensPerMinute = Annotated[int | None, typer.Option("--tokens-per-minute", min=0, help="Most tokens in a minute.")]
-Concurrent = Annotated[int | None, typer.Option("--concurrent", min=0, help="Most requests at once.")]
+TokensPerMinute = Annotated[
+    int | None, typer.Option("--tokens-per-minute", min=0, help="Most tokens in a minute; 0 is no limit.")
+]
+Concurrent = Annotated[int | None, typer.Option("--concurrent", min=0, help="Most requests at once; 0 is no limit.")]
 
 
 class IfExists(StrEnum):

@@ -206,6 +206,8 @@ def _show(entry: dict[str, Any], as_json: bool) -> None:
         line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
     else:
         cost = dollars(entry["cost_nano_usd"]) + ("~" if entry["estimated"] else "")
-        words = (entry["admitted_at"], entry["provider"], entry["model_served"], entry["status"], entry["ended"], cost)
-        line = "  ".join(clean(word) for word in (*words, entry["request_id"]))
+        who = f"{clean(entry['user_name'])}/{clean(entry['access_key_name'])}"
+        tokens = f"{entry['input_tokens']} in {entry['output_tokens']} out"
+        words = (entry["admitted_at"], who, entry["provider"], entry["model_served"], entry["status"], entry["ended"])
+        line = "  ".join(clean(word) for word in (*words, tokens, cost, entry["request_id"]))
     sys.stdout.write(line + "\n")

@@ -11,7 +11,7 @@ import pytest
 
 from daemon.security.envelope import kms_client
 from tests.cli.test_cli import Shell, proxyctl
-from tests.support.daemon import running_daemon
+from tests.support.daemon import BEDROCK_API_KEY, running_daemon
 from tests.support.moto import CREDENTIALS, REGION, moto_process
 from tests.support.simulator import running_bedrock, running_simulator
 
@@ -166,3 +166,13 @@ async def test_a_daemon_with_a_kms_key_seals_with_it_and_serves_without_it(
             finally:
                 process.send_signal(signal.SIGCONT)
             assert (await shell(*SET, "--ambient")).code == 0
+
+
+async def test_a_key_that_is_tested_and_fails_opens_no_circuit(tmp_path: Path) -> None:
+    sealing = {"PROXY_LOCAL_ENCRYPTION_KEY": "0f" * 32, "PROXY_BEDROCK_URL": "http://127.0.0.1:9"}
+    async with running_daemon(tmp_path, "http://127.0.0.1:9", **sealing) as daemon:
+        await daemon.create_key(bedrock=BEDROCK_API_KEY)
+        shell = Shell(daemon.url, await daemon.admin_token())
+        for _ in range(4):
+            assert (await shell("bedrock-keys", "test", "alice/laptop")).code == 1
+        assert (await shell("circuits", "list")).out == ""

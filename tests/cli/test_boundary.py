@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from proxyctl import credentials
 from proxyctl.credentials import KeyringUnavailable
 from tests.cli.test_cli import proxyctl
+from tests.support.daemon import running_daemon
 
 USER = {"name": "alice", "team": None, "routing_strategy": "plan_first", "is_active": True, "created_at": "", "id": "1"}
 ANSWERS = {
@@ -123,3 +125,25 @@ async def test_no_key_is_made_that_could_not_be_kept(tmp_path: Path) -> None:
         "keys", "create", "alice", "--output-file", str(file), PROXY_ADMIN_TOKEN="t", PROXY_SERVER="http://127.0.0.1:9"
     )
     assert (done.code, "nothing was created" in done.err) == (1, True)
+
+
+async def test_a_full_disk_is_no_bug_and_a_key_that_is_lost_by_it_is_told(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, "http://127.0.0.1:9") as daemon:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PROXY_SERVER": daemon.url}
+        environment["PROXY_ADMIN_TOKEN"] = await daemon.admin_token()
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "proxyctl", *arguments]
+            with Path("/dev/full").open("w") as full:
+                return subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+
+        assert (await asyncio.to_thread(run, "users", "create", "alice")).returncode == 0
+        listed = await asyncio.to_thread(run, "users", "list")
+        assert (listed.returncode, listed.stderr) == (
+            1,
+            "error: the output cannot be written: No space left on device\n",
+        )
+        created = await asyncio.to_thread(run, "keys", "create", "alice", "--name", "laptop")
+        assert created.returncode == 1
+        assert "the key exists, but could not be printed" in created.stderr
+        assert "proxyctl keys rotate" in created.stderr
