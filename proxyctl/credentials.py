@@ -99,7 +99,7 @@ def check_keyring() -> None:
         _with_keyring(lambda keyring: keyring.get_password(SERVICE, "check"))
     except KeyringUnavailable as error:
         raise AuthError(
-            f"the token could not be stored, nobody was signed in: {error}", hint=_hint(_PRINTED)
+            f"nobody was signed in, since the token was not stored: {error}", hint=_hint(_PRINTED)
         ) from error
 
 

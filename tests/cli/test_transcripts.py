@@ -204,6 +204,7 @@ class Names:
         (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "2026-01-01"),
         (re.compile(r"\b(sqlite|postgresql)\b"), "sqlite"),
         (re.compile(r"\b\d+(\.\d+)? ms\b"), "N ms"),
+        (re.compile(r'("seconds_left": |\topen\t)\d+'), r"\1N"),
         (re.compile(r"^(duration ms +)\d+$", re.MULTILINE), r"\1N"),
         (re.compile(r"(\tfinished\t\d+\t\d+\t)\d+"), r"\1N"),
         (re.compile(r"^[A-Za-z0-9_-]{20}$", re.MULTILINE), "<password>"),
