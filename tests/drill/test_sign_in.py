@@ -116,7 +116,7 @@ async def test_ten_thousand_wrong_passwords_starve_nobody(tmp_path: Path) -> Non
     assert rows["session.refused"] == statuses.get(401, 0)
     assert rows["session.throttled"] <= seconds / 60 + 2
     assert {status for status, _ in right} == {200}
-    assert max(took for _, took in right) <= PATIENCE
+    assert max(took for _, took in right) <= 1.0
     assert most - before <= 200 * MIB
     assert (calm.failed, flooded.failed) == ([], [])
 
