@@ -21,9 +21,6 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 LOGINS = count("LOGINS", 1000)
 ADDRESSES = 50
-PATIENCE = (
-    5.0  # seconds for a right password while attackers, clients and daemon share the cores; one second is the aim
-)
 MIB = 1024 * 1024
 
 
